@@ -1,0 +1,41 @@
+"""Qwen2 is Llama with biased q, k and v; Qwen3 normalises q and k per head instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from martlet.arch import Arch, QKNorm
+from martlet.families.gguf import common_config
+from martlet.families.llama import decoder, with_windows
+from martlet.families.reader import Reader
+from martlet.families.registry import GgufDialect, family
+from martlet.formats.tensors import TensorSource
+
+
+def _qwen(c: Reader) -> Arch:
+    arch = decoder(c)
+    first = c.size("max_window_layers", 28)
+    if not c.flag("use_sliding_window", False):
+        c.skip("sliding_window", "layer_types")
+        return arch
+    return with_windows(c, arch, [index >= first for index in range(arch.num_layers)])
+
+
+def _gguf(model_type: str) -> GgufDialect:
+    def config(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+        keys, found = common_config(metadata, source)
+        eps = keys.number("attention.layer_norm_rms_epsilon")
+        return found | {"model_type": model_type, "hidden_act": "silu", "rms_norm_eps": eps}
+
+    return GgufDialect((model_type,), config)
+
+
+@family("qwen2", classes=("Qwen2Model", "Qwen2ForCausalLM"), gguf=_gguf("qwen2"))
+def qwen2(c: Reader) -> Arch:
+    return _qwen(c).but(qkv_bias=True, out_bias=False)
+
+
+@family("qwen3", classes=("Qwen3Model", "Qwen3ForCausalLM"), gguf=_gguf("qwen3"))
+def qwen3(c: Reader) -> Arch:
+    return _qwen(c).but(qk_norm=QKNorm.HEAD)
