@@ -44,11 +44,20 @@ class Request:
     def unconditional_ids(self) -> Ids:
         return self.ids_T[-1:] if self.negative_ids_T is None else self.negative_ids_T
 
-    def shape_scores(self, ids_T: Ids, logits_V: Floats, unconditional_V: Floats | None) -> Floats:
-        """What the next token after `ids_T` is chosen from. NonFiniteLogitsError where nothing can be."""
+    def shape_scores(
+        self,
+        ids_T: Ids,
+        logits_V: Floats,
+        unconditional_V: Floats | None,
+        before: Callable[[Floats], Floats] | None = None,
+    ) -> Floats:
+        """What the next token after `ids_T` is chosen from. NonFiniteLogitsError where nothing can be.
+
+        `before` is applied to the logits before the processors.
+        """
         if not self.repairs_logits:
             self._check(logits_V, ids_T, "the model gave logits with NaN or infinity")
-        scores_V = logits_V
+        scores_V = logits_V if before is None else before(logits_V)
         if unconditional_V is not None:
             from martlet.generation.processors import guide
 

@@ -1,0 +1,239 @@
+"""Beam search and beam sampling, with Hugging Face's scoring rules. Every prompt's beams end on their own."""
+
+# K candidates of one step, L ids of a beam, N beams x vocabulary, S steps, V vocabulary, W beams
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from martlet.generation.backend import Floats, Ids, Session
+from martlet.generation.loop import Prefilled, Request, end_reason, prefill, token_states
+from martlet.generation.outputs import Records, RowResult
+from martlet.generation.sampling import choose_without_replacement, highest, uniforms
+
+# Hugging Face's "no score yet": low enough to lose to any real sum of log probabilities.
+NO_SCORE = np.float32(-1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class BeamPlan:
+    """What a caller asks of the search. A finished beam's score is its log probability / new tokens**length_penalty.
+
+    `early_stopping`: True ends a prompt once `num_beams` are finished; False once the best running beam, scored at
+    its present length, is no better than the worst finished one; "never" scores it at its longest if that is better.
+    """
+
+    num_beams: int
+    num_returned: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    num_eos: int = 0
+
+    @property
+    def num_candidates(self) -> int:
+        """Enough that `num_beams` can go on even if every beam's best continuations are ends."""
+        return max(2, 1 + self.num_eos) * self.num_beams
+
+
+@dataclass(slots=True)
+class Hypothesis:
+    """A finished beam."""
+
+    score: np.float32
+    ids_L: Ids
+    beams_S: Ids
+    reason: str
+
+
+@dataclass(slots=True)
+class PromptBeams:
+    """The running and finished beams of one prompt."""
+
+    request: Request
+    plan: BeamPlan
+    max_new_tokens: int
+    ids_WL: NDArray[np.int64]
+    scores_W: Floats
+    beams_WS: NDArray[np.int64]  # in which beam each new token was chosen
+    rows_W: list[int]  # session rows; the same one several times only before the first choice
+    unconditional_W: list[int] | None
+    finished: list[Hypothesis] = field(default_factory=list)
+    is_done: bool = False
+
+    @classmethod
+    def begin(cls, request: Request, plan: BeamPlan, max_new_tokens: int, past: Prefilled) -> PromptBeams:
+        """All beams are the prompt; only the first counts, lest every beam choose the same tokens."""
+        scores_W = np.full(plan.num_beams, NO_SCORE, dtype=np.float32)
+        scores_W[0] = 0.0
+        mirror = past.unconditional_row
+        return cls(
+            request=request,
+            plan=plan,
+            max_new_tokens=max_new_tokens,
+            ids_WL=np.tile(request.ids_T, (plan.num_beams, 1)),
+            scores_W=scores_W,
+            beams_WS=np.empty((plan.num_beams, 0), dtype=np.int64),
+            rows_W=[past.row] * plan.num_beams,
+            unconditional_W=None if mirror is None else [mirror] * plan.num_beams,
+        )
+
+    @property
+    def num_new(self) -> int:
+        return int(self.beams_WS.shape[1])
+
+    def feed(self) -> list[tuple[int, list[int]]]:
+        """Each session row with the token it has not read: all beams, then all unconditional ones."""
+        last_W = [[token] for token in self.ids_WL[:, -1].tolist()]
+        fed = list(zip(self.rows_W, last_W, strict=True))
+        if self.unconditional_W is not None:
+            fed += zip(self.unconditional_W, last_W, strict=True)
+        return fed
+
+    def advance(self, shaped: Sequence[Floats], is_cancelled: bool) -> list[int]:
+        """Chooses the next tokens from each beam's shaped log probabilities; returns each new beam's old beam."""
+        plan, scores_N = self.plan, np.concatenate([s + own for s, own in zip(shaped, self.scores_W, strict=True)])
+        places_K = self._candidates(scores_N)
+        scores_K = scores_N[places_K]
+        olds_K, tokens_K = np.divmod(places_K, len(shaped[0]))
+        ids_KL = np.concatenate([self.ids_WL[olds_K], tokens_K[:, None]], axis=1)
+        beams_KS = np.concatenate([self.beams_WS[olds_K], olds_K[:, None]], axis=1)
+        reasons = [end_reason(self.request, ids_L) or ("cancelled" if is_cancelled else None) for ids_L in ids_KL]
+        ended_K = np.array([reason is not None for reason in reasons])
+
+        # Only the best `num_beams` may finish; the others are there so that enough beams can go on.
+        penalty = (self.num_new + 1) ** plan.length_penalty
+        for place, reason in enumerate(reasons[: plan.num_beams]):
+            if reason is not None:
+                score = np.float32(scores_K[place] / penalty)
+                self.finished.append(Hypothesis(score, ids_KL[place], beams_KS[place], reason))
+        self.finished.sort(key=lambda hypothesis: -hypothesis.score)  # stable: of equals, the earlier
+        del self.finished[plan.num_beams :]
+
+        running_K = (scores_K + ended_K.astype(np.float32) * NO_SCORE).astype(np.float32)
+        next_W = highest(running_K, plan.num_beams)
+        self.ids_WL, self.scores_W, self.beams_WS = ids_KL[next_W], running_K[next_W], beams_KS[next_W]
+        self.is_done = bool(ended_K.all()) or not self._can_improve()
+        return [int(old) for old in olds_K[next_W]]
+
+    def _candidates(self, scores_N: Floats) -> Ids:
+        count, seed = min(self.plan.num_candidates, scores_N.size), self.request.seed
+        if seed is None:
+            return highest(scores_N, count)
+        draws_N = uniforms(seed, self.request.first_stream, self.ids_WL.shape[1], scores_N.size)
+        return choose_without_replacement(scores_N, draws_N, count)
+
+    def _can_improve(self) -> bool:
+        plan, is_full = self.plan, len(self.finished) == self.plan.num_beams
+        if is_full and plan.early_stopping is True:
+            return False
+        to_the_end = plan.early_stopping == "never" and plan.length_penalty > 0.0
+        length = self.max_new_tokens if to_the_end else self.num_new
+        worst = self.finished[-1].score if is_full else NO_SCORE
+        return bool(np.float32(self.scores_W[0] / length**plan.length_penalty) > worst)
+
+    def results(self) -> list[RowResult]:
+        """The best finished beams, best first."""
+        num_prompt, first_beam = len(self.request.ids_T), self.request.index * self.plan.num_beams
+        return [
+            RowResult(
+                prompt=self.request.index,
+                prompt_ids=best.ids_L[:num_prompt].tolist(),
+                new_ids=best.ids_L[num_prompt:].tolist(),
+                reason=best.reason,
+                score=float(best.score),
+                beam_indices=(best.beams_S + first_beam).tolist(),
+            )
+            for best in self.finished[: self.plan.num_returned]
+        ]
+
+
+@dataclass(slots=True)
+class BeamDecoder:
+    """Runs the beams of all prompts together, one session row a beam."""
+
+    session: Session
+    plan: BeamPlan
+    records: Records = field(default_factory=Records)
+    is_cancelled: Callable[[], bool] | None = None
+    prefill_chunk_size: int | None = None
+
+    def run(self, requests: Sequence[Request], max_new_tokens: Sequence[int]) -> list[RowResult]:
+        """`plan.num_returned` results a prompt. `max_new_tokens` has the most each prompt's beams may come to."""
+        searches = []
+        for request, past, most in zip(requests, self._prefill(requests), max_new_tokens, strict=True):
+            search = PromptBeams.begin(request, self.plan, most, past)
+            searches.append(search)
+            shaped_V = self._shape(search, 0, past.logits_V, past.unconditional_V)
+            for beam in range(self.plan.num_beams):
+                self._record(search, beam, past.logits_V, shaped_V, past.hidden_states, past.attentions)
+            self._advance(search, [shaped_V] * self.plan.num_beams)
+        while live := [search for search in searches if not search.is_done]:
+            self._step(live)
+        return [result for search in searches for result in search.results()]
+
+    def _prefill(self, requests: Sequence[Request]) -> list[Prefilled]:
+        return prefill(self.session, requests, self.prefill_chunk_size, self.records)
+
+    def _step(self, live: list[PromptBeams]) -> None:
+        batch = [fed for search in live for fed in search.feed()]
+        output = self.session.step(
+            batch, hidden_states=self.records.keeps_hidden_states, attentions=self.records.keeps_attentions
+        )
+        num_beams, start = self.plan.num_beams, 0
+        for search in live:
+            mirror = None if search.unconditional_W is None else start + num_beams
+            shaped = []
+            for beam in range(num_beams):
+                logits_V = output.logits[start + beam]
+                unconditional_V = None if mirror is None else output.logits[mirror + beam]
+                shaped_V = self._shape(search, beam, logits_V, unconditional_V)
+                states = token_states(output, start + beam, 0, search.ids_WL.shape[1])
+                self._record(search, beam, logits_V, shaped_V, *states)
+                shaped.append(shaped_V)
+            start += num_beams if mirror is None else 2 * num_beams
+            self._advance(search, shaped)
+
+    def _shape(self, search: PromptBeams, beam: int, logits_V: Floats, unconditional_V: Floats | None) -> Floats:
+        ids_L = search.ids_WL[beam]
+        return search.request.shape_scores(ids_L, logits_V, unconditional_V, before=log_softmax)
+
+    def _record(
+        self, search: PromptBeams, beam: int, logits_V: Floats, shaped_V: Floats, hidden: Any, attentions: Any
+    ) -> None:
+        row = search.request.index * self.plan.num_beams + beam
+        self.records.put(
+            search.num_new, row, logits=logits_V, scores=shaped_V, hidden_states=hidden, attentions=attentions
+        )
+
+    def _advance(self, search: PromptBeams, shaped: Sequence[Floats]) -> None:
+        cancelled = self.is_cancelled is not None and self.is_cancelled()
+        olds = search.advance(shaped, cancelled)
+        if search.is_done:
+            for row in {*search.rows_W, *(search.unconditional_W or [])}:
+                self.session.release(row)
+            return
+        search.rows_W = self._move(search.rows_W, olds)
+        if search.unconditional_W is not None:
+            search.unconditional_W = self._move(search.unconditional_W, olds)
+
+    def _move(self, rows_W: list[int], olds: list[int]) -> list[int]:
+        """Session rows for new beams whose pasts are those of the old beams `olds`: the first heir takes the row."""
+        moved, taken = [], set[int]()
+        for old in olds:
+            row = rows_W[old]
+            moved.append(self.session.fork(row) if row in taken else row)
+            taken.add(row)
+        for row in set(rows_W) - taken:
+            self.session.release(row)
+        return moved
+
+
+def log_softmax(logits_V: Floats) -> Floats:
+    """Log probabilities, in float32 as the search adds them up."""
+    shifted_V = logits_V - logits_V.max()
+    return np.asarray(shifted_V - np.log(np.exp(shifted_V).sum()), dtype=np.float32)
