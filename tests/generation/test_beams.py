@@ -17,7 +17,9 @@ def requests(prompts, num_new=12, eos=(), **fields):
         return stop
 
     return [
-        Request(at, np.array(ids), end=500, stops=[stop_for(len(ids))], first_stream=at, **fields)
+        Request(
+            at, np.array(ids), end=500, max_new_tokens=num_new, stops=[stop_for(len(ids))], first_stream=at, **fields
+        )
         for at, ids in enumerate(prompts)
     ]
 
@@ -25,7 +27,7 @@ def requests(prompts, num_new=12, eos=(), **fields):
 def search(model, prompts, plan, num_new=12, eos=(), records=None, **fields):
     chunk = fields.pop("chunk", None)
     decoder = BeamDecoder(model.open_session(), plan, records or Records(), prefill_chunk_size=chunk)
-    return decoder.run(requests(prompts, num_new, eos, **fields), [num_new] * len(prompts))
+    return decoder.run(requests(prompts, num_new, eos, **fields))
 
 
 def hf_prompts(seed, count=1, length=6):
@@ -81,7 +83,7 @@ def test_prompts_do_not_meet_in_beams_or_chunks():
         together = search(model, PROMPTS, plan, eos=(13, 14, 15), **fields)
         assert search(model, PROMPTS, plan, eos=(13, 14, 15), chunk=2, **fields) == together
         for at, request in enumerate(requests(PROMPTS, eos=(13, 14, 15), **fields)):
-            alone = BeamDecoder(model.open_session(), plan).run([request], [12])
+            alone = BeamDecoder(model.open_session(), plan).run([request])
             assert alone == together[3 * at : 3 * at + 3]
     assert model.calls.num_live == 0
 
@@ -161,7 +163,7 @@ def test_cancelling_gives_the_best_so_far():
     model = hashed_model()
     asked = iter([False] * 5 + [True] * 10)
     decoder = BeamDecoder(model.open_session(), BeamPlan(3, 2), is_cancelled=lambda: next(asked))
-    results = decoder.run(requests(PROMPTS), [12] * 5)
+    results = decoder.run(requests(PROMPTS))
     assert [len(result.new_ids) for result in results] == [2] * 10
     assert {result.reason for result in results} == {"cancelled"}
     assert model.calls.num_live == 0

@@ -70,6 +70,7 @@ class DraftModel:
     num_tokens: int = 20
     schedule: Schedule = "constant"
     least_confidence: float = 0.0
+    context: int | None = None  # tokens the draft model can hold
     rows: dict[int, _DraftRow] = field(default_factory=dict)
 
     def propose(self, rows: Sequence[LiveRow]) -> list[Ids]:
@@ -116,7 +117,8 @@ class DraftModel:
         return self.rows[row.number]
 
     def _budget(self, row: LiveRow) -> int:
-        return min(self._held(row).num_tokens, row.room_for_drafts)
+        room = row.room_for_drafts if self.context is None else min(row.room_for_drafts, self.context - len(row.ids))
+        return min(self._held(row).num_tokens, room)
 
     def _catch_up(self, row: LiveRow) -> list[int]:
         """Forgets guesses that did not come true; returns the ids that are still to be read, at least the last."""

@@ -56,7 +56,6 @@ class PromptBeams:
 
     request: Request
     plan: BeamPlan
-    max_new_tokens: int
     ids_WL: NDArray[np.int64]
     scores_W: Floats
     beams_WS: NDArray[np.int64]  # in which beam each new token was chosen
@@ -66,7 +65,7 @@ class PromptBeams:
     is_done: bool = False
 
     @classmethod
-    def begin(cls, request: Request, plan: BeamPlan, max_new_tokens: int, past: Prefilled) -> PromptBeams:
+    def begin(cls, request: Request, plan: BeamPlan, past: Prefilled) -> PromptBeams:
         """All beams are the prompt; only the first counts, lest every beam choose the same tokens."""
         scores_W = np.full(plan.num_beams, NO_SCORE, dtype=np.float32)
         scores_W[0] = 0.0
@@ -74,7 +73,6 @@ class PromptBeams:
         return cls(
             request=request,
             plan=plan,
-            max_new_tokens=max_new_tokens,
             ids_WL=np.tile(request.ids_T, (plan.num_beams, 1)),
             scores_W=scores_W,
             beams_WS=np.empty((plan.num_beams, 0), dtype=np.int64),
@@ -132,7 +130,8 @@ class PromptBeams:
         if is_full and plan.early_stopping is True:
             return False
         to_the_end = plan.early_stopping == "never" and plan.length_penalty > 0.0
-        length = self.max_new_tokens if to_the_end else self.num_new
+        most = self.request.max_new_tokens or self.request.end - len(self.request.ids_T)
+        length = most if to_the_end else self.num_new
         worst = self.finished[-1].score if is_full else NO_SCORE
         return bool(np.float32(self.scores_W[0] / length**plan.length_penalty) > worst)
 
@@ -162,11 +161,12 @@ class BeamDecoder:
     is_cancelled: Callable[[], bool] | None = None
     prefill_chunk_size: int | None = None
 
-    def run(self, requests: Sequence[Request], max_new_tokens: Sequence[int]) -> list[RowResult]:
-        """`plan.num_returned` results a prompt. `max_new_tokens` has the most each prompt's beams may come to."""
+    def run(self, requests: Sequence[Request]) -> list[RowResult]:
+        """`plan.num_returned` results a prompt, best first."""
+        prefilled = prefill(self.session, requests, self.prefill_chunk_size, self.records)
         searches = []
-        for request, past, most in zip(requests, self._prefill(requests), max_new_tokens, strict=True):
-            search = PromptBeams.begin(request, self.plan, most, past)
+        for request, past in zip(requests, prefilled, strict=True):
+            search = PromptBeams.begin(request, self.plan, past)
             searches.append(search)
             shaped_V = self._shape(search, 0, past.logits_V, past.unconditional_V)
             for beam in range(self.plan.num_beams):
@@ -175,9 +175,6 @@ class BeamDecoder:
         while live := [search for search in searches if not search.is_done]:
             self._step(live)
         return [result for search in searches for result in search.results()]
-
-    def _prefill(self, requests: Sequence[Request]) -> list[Prefilled]:
-        return prefill(self.session, requests, self.prefill_chunk_size, self.records)
 
     def _step(self, live: list[PromptBeams]) -> None:
         batch = [fed for search in live for fed in search.feed()]
@@ -235,5 +232,6 @@ class BeamDecoder:
 
 def log_softmax(logits_V: Floats) -> Floats:
     """Log probabilities, in float32 as the search adds them up."""
-    shifted_V = logits_V - logits_V.max()
-    return np.asarray(shifted_V - np.log(np.exp(shifted_V).sum()), dtype=np.float32)
+    with np.errstate(invalid="ignore"):  # infinity gives NaN, which a processor may have been asked to repair
+        shifted_V = logits_V - logits_V.max()
+        return np.asarray(shifted_V - np.log(np.exp(shifted_V).sum()), dtype=np.float32)

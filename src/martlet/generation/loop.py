@@ -17,6 +17,7 @@ from martlet.generation.outputs import Records, RowResult
 from martlet.generation.sampling import choose_greedy, choose_sampled, uniforms
 
 Processor = Callable[[Ids, Floats], Floats]
+Guidance = Callable[[Floats, Floats], Floats]  # scores, and those without the prompt
 Stop = Callable[[Ids], str | None]
 NO_TOKENS = np.empty(0, dtype=np.int64)
 
@@ -31,15 +32,12 @@ class Request:
     processors: Sequence[Processor] = ()
     stops: Sequence[Stop] = ()
     num_sequences: int = 1
+    max_new_tokens: int | None = None  # the most that can come, where a beam's longest possible score needs it
     seed: int | None = None  # None: greedy
     first_stream: int = 0
-    guidance_scale: float = 1.0
-    negative_ids_T: Ids | None = None  # None: the prompt's last token
+    guidance: Guidance | None = None
+    negative_ids_T: Ids | None = None  # what guidance is away from; None: the prompt's last token
     repairs_logits: bool = False  # a processor replaces NaN and infinity
-
-    @property
-    def is_guided(self) -> bool:
-        return self.guidance_scale != 1.0
 
     def unconditional_ids(self) -> Ids:
         return self.ids_T[-1:] if self.negative_ids_T is None else self.negative_ids_T
@@ -58,10 +56,8 @@ class Request:
         if not self.repairs_logits:
             self._check(logits_V, ids_T, "the model gave logits with NaN or infinity")
         scores_V = logits_V if before is None else before(logits_V)
-        if unconditional_V is not None:
-            from martlet.generation.processors import guide
-
-            scores_V = guide(scores_V, unconditional_V, self.guidance_scale)
+        if self.guidance is not None and unconditional_V is not None:
+            scores_V = self.guidance(scores_V, unconditional_V)
         for process in self.processors:
             scores_V = process(ids_T, scores_V)
         if scores_V is not logits_V or self.repairs_logits:
@@ -293,7 +289,7 @@ class Prefilled:
 def prefill(session: Session, requests: Sequence[Request], chunk_size: int | None, records: Records) -> list[Prefilled]:
     """Reads all prompts together, `chunk_size` tokens of each at a time; guided ones with their negative prompts."""
     prompts = [request.ids_T for request in requests]
-    guided = [place for place, request in enumerate(requests) if request.is_guided]
+    guided = [place for place, request in enumerate(requests) if request.guidance is not None]
     prompts += [requests[place].unconditional_ids() for place in guided]
     read = [Prefilled(session.add(), np.empty(0, dtype=np.float32)) for _ in prompts]
     longest = max(map(len, prompts), default=0)
