@@ -133,3 +133,21 @@ def test_lookup_finds_the_latest_longest_match(ids, size, num_tokens):
                 assert found == ids[begin + length : begin + length + num_tokens]
                 return
     assert found == []
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 50])
+def test_a_draft_model_reads_in_chunks(chunk):
+    model, draft = hashed_model(), hashed_model()
+    drafter = DraftModel(draft.open_session(), num_tokens=3, prefill_chunk_size=chunk)
+    prompt = [1, 2, 3, 4, 5, 6, 7]
+    results = Decoder(model.open_session(), drafter=drafter).run(requests([prompt], eos=()))
+    assert results == Decoder(model.open_session()).run(requests([prompt], eos=()))
+    assert max(tokens for step in draft.calls.steps for _, tokens in step) <= max(chunk, 2)
+    assert len(model.calls.steps) < 30 and draft.calls.num_tokens < 40
+
+
+def test_a_draft_model_with_a_small_context_stops_drafting():
+    model, draft = hashed_model(), hashed_model(max_length=8)
+    drafter = DraftModel(draft.open_session(), num_tokens=3, context=8)
+    results = Decoder(model.open_session(), drafter=drafter).run(requests(PROMPTS, eos=()))
+    assert results == Decoder(model.open_session()).run(requests(PROMPTS, eos=()))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from generation_fakes import TorchModel, hashed_model
 
+from martlet.errors import NonFiniteLogitsError
 from martlet.generation.beams import BeamDecoder, BeamPlan
 from martlet.generation.loop import Decoder, Request
 from martlet.generation.outputs import Records
@@ -167,3 +168,32 @@ def test_cancelling_gives_the_best_so_far():
     assert [len(result.new_ids) for result in results] == [2] * 10
     assert {result.reason for result in results} == {"cancelled"}
     assert model.calls.num_live == 0
+
+
+def only(allowed):
+    """Lets a row end in `allowed(ids)` alone."""
+
+    def process(ids, scores):
+        kept = np.full_like(scores, -np.inf)
+        kept[allowed(ids)] = scores[allowed(ids)]
+        return kept
+
+    return process
+
+
+def test_a_dead_beam_is_no_error_while_another_lives():
+    model = hashed_model()
+    roads = {3: [4, 5], 4: [], 5: [6, 7], 6: [8], 7: [8], 8: [9, 10]}
+    process = only(lambda ids: roads[int(ids[-1])])
+    results = search(model, [[3]], BeamPlan(2, 2), num_new=4, processors=[process])
+    assert [result.ids[:2] for result in results] == [[3, 5]] * 2
+    assert all(b in roads[a] for result in results for a, b in zip(result.ids, result.ids[1:], strict=False))
+    with pytest.raises(NonFiniteLogitsError, match=r"row 0, position 2: .* left no token"):
+        search(model, [[3]], BeamPlan(2, 2), num_new=4, processors=[only(lambda ids: [] if len(ids) > 1 else [4, 5])])
+
+
+def test_there_are_always_as_many_results_as_asked_for():
+    model = hashed_model()
+    for num_new in (1, 2, 5):
+        results = search(model, [[3]], BeamPlan(4, 4), num_new=num_new, eos=(9,), processors=[only(lambda ids: [9])])
+        assert len(results) == 4 and results[0].ids == [3, 9]

@@ -18,7 +18,7 @@ from martlet.generation import door
 
 config_room = pytest.importorskip("martlet.generation.config")
 from martlet.generation.generate import generate, generate_rows, resolve_config  # noqa: E402
-from martlet.generation.outputs import GenerateOutput, Records  # noqa: E402
+from martlet.generation.outputs import GenerateOutput, Records, compute_transition_scores  # noqa: E402
 
 torch = pytest.importorskip("torch")
 GenerationConfig = config_room.GenerationConfig
@@ -175,6 +175,9 @@ def test_greedy_and_its_records_are_hugging_faces(hf_llama, tiny):
     ours = generate(tiny, ids, attention_mask=mask, **wanted)
     assert torch.equal(ours.sequences, theirs.sequences)
     assert ours.finish_reasons == ["length"] * 3 and ours.num_new_tokens == [6] * 3
+    transitions = compute_transition_scores(ours.sequences, ours.scores, normalize_logits=True)
+    expected = hf_llama.compute_transition_scores(theirs.sequences, theirs.scores, normalize_logits=True)
+    torch.testing.assert_close(transitions, expected, atol=2e-4, rtol=1e-4)
     for name in ("scores", "logits"):
         assert len(ours[name]) == 6
         for step in range(6):
@@ -245,6 +248,9 @@ def test_batched_beams_are_hugging_faces(hf_llama, tiny, fields):
     assert [layer.shape for layer in ours.attentions[1]] == [layer.shape for layer in theirs.attentions[1]]
     assert [layer.shape for layer in ours.hidden_states[0]] == [layer.shape for layer in theirs.hidden_states[0]]
     assert set(ours.finish_reasons) <= {"eos", "length"}
+    transitions = compute_transition_scores(ours.sequences, ours.scores, ours.beam_indices)
+    expected = hf_llama.compute_transition_scores(theirs.sequences, theirs.scores, theirs.beam_indices)
+    torch.testing.assert_close(transitions, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_assisted_is_plain_and_hugging_faces(hf_llama, tiny):

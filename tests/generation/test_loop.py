@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 from generation_fakes import WholeRowModel, hashed_logits, hashed_model, plain_greedy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from martlet.errors import NonFiniteLogitsError
+from martlet.generation.assisted import PromptLookup
 from martlet.generation.loop import Decoder, Request
 from martlet.generation.outputs import Records
 
@@ -133,6 +136,15 @@ def test_a_broken_model_is_named(bad):
         Decoder(WholeRowModel(logits_of).open_session()).run(requests(PROMPTS))
 
 
+def test_processors_that_leave_nothing_in_place_are_named():
+    def ban_all(ids, scores):
+        scores[:] = -np.inf
+        return scores
+
+    with pytest.raises(NonFiniteLogitsError, match="processors left no token"):
+        Decoder(hashed_model().open_session()).run(requests([[1]], processors=[ban_all]))
+
+
 def test_processors_that_leave_nothing_are_named():
     with pytest.raises(NonFiniteLogitsError, match=r"processors left no token.*highest score of -inf"):
         Decoder(hashed_model().open_session()).run(
@@ -173,3 +185,25 @@ def test_records_of_every_step():
                 attended = records.attentions[step][row][0]
                 assert attended.shape == (2, len(ids) - begin, len(ids))
                 assert np.array_equal(attended[0], np.tril(np.ones((len(ids), len(ids))))[begin:])
+
+
+@given(
+    prompts=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=9), min_size=1, max_size=5),
+    chunk=st.none() | st.integers(1, 4),
+    seed=st.none() | st.integers(0, 2**70),
+    num_sequences=st.integers(1, 3),
+    lookup=st.integers(0, 4),
+    eos=st.sets(st.integers(0, 6), max_size=2),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_row_is_always_what_it_is_alone(prompts, chunk, seed, num_sequences, lookup, eos):
+    model = WholeRowModel(hashed_logits(7, sharpness=2.0), vocab_size=7)
+    fields = {"num_new": 9, "eos": tuple(eos), "seed": seed, "num_sequences": num_sequences}
+    drafter = PromptLookup(lookup, 2) if lookup else None
+    together = Decoder(model.open_session(), drafter=drafter, prefill_chunk_size=chunk).run(requests(prompts, **fields))
+    assert model.calls.num_live == 0
+    alone = [Decoder(model.open_session()).run([request]) for request in requests(prompts, **fields)]
+    assert together == [result for results in alone for result in results]
+    if seed is None:
+        expected = [plain_greedy(model.logits_of, ids, 9, tuple(eos)) for ids in prompts for _ in range(num_sequences)]
+        assert [result.new_ids for result in together] == expected

@@ -71,6 +71,7 @@ class DraftModel:
     schedule: Schedule = "constant"
     least_confidence: float = 0.0
     context: int | None = None  # tokens the draft model can hold
+    prefill_chunk_size: int | None = None
     rows: dict[int, _DraftRow] = field(default_factory=dict)
 
     def propose(self, rows: Sequence[LiveRow]) -> list[Ids]:
@@ -129,7 +130,12 @@ class DraftModel:
         if agreed < len(held.read_L):
             self.session.truncate(held.session_row, agreed)
             held.read_L = held.read_L[:agreed]
-        return list(map(int, ids_L[agreed:]))
+        size = self.prefill_chunk_size or len(ids_L)
+        for begin in range(agreed, len(ids_L) - size, size):  # the last chunk is read with the other rows'
+            self.session.step([(held.session_row, ids_L[begin : begin + size].tolist())])
+        unread_L = ids_L[self.session.length(held.session_row) :]
+        held.read_L = ids_L[: len(ids_L) - len(unread_L)].copy()
+        return list(map(int, unread_L))
 
 
 def _probability(scores_V: np.ndarray, token: int) -> float:

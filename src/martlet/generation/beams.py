@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from martlet.generation.backend import Floats, Ids, Session
-from martlet.generation.loop import Prefilled, Request, end_reason, prefill, token_states
+from martlet.generation.loop import NOTHING_LEFT, Prefilled, Request, end_reason, prefill, token_states
 from martlet.generation.outputs import Records, RowResult
 from martlet.generation.sampling import choose_without_replacement, highest, uniforms
 
@@ -95,6 +95,7 @@ class PromptBeams:
     def advance(self, shaped: Sequence[Floats], is_cancelled: bool) -> list[int]:
         """Chooses the next tokens from each beam's shaped log probabilities; returns each new beam's old beam."""
         plan, scores_N = self.plan, np.concatenate([s + own for s, own in zip(shaped, self.scores_W, strict=True)])
+        self.request.check_scores(scores_N, self.ids_WL[0], NOTHING_LEFT)
         places_K = self._candidates(scores_N)
         scores_K = scores_N[places_K]
         olds_K, tokens_K = np.divmod(places_K, len(shaped[0]))
@@ -116,7 +117,16 @@ class PromptBeams:
         next_W = highest(running_K, plan.num_beams)
         self.ids_WL, self.scores_W, self.beams_WS = ids_KL[next_W], running_K[next_W], beams_KS[next_W]
         self.is_done = bool(ended_K.all()) or not self._can_improve()
+        if self.is_done:
+            self._fill_up(penalty)
         return [int(old) for old in olds_K[next_W]]
+
+    def _fill_up(self, penalty: float) -> None:
+        """Where processors left fewer ends than results: running beams, which nothing possible can follow."""
+        for ids_L, score, beams_S in zip(self.ids_WL, self.scores_W, self.beams_WS, strict=True):
+            if len(self.finished) >= self.plan.num_returned:
+                break
+            self.finished.append(Hypothesis(np.float32(score / penalty), ids_L, beams_S, "exhausted"))
 
     def _candidates(self, scores_N: Floats) -> Ids:
         count, seed = min(self.plan.num_candidates, scores_N.size), self.request.seed
@@ -197,7 +207,7 @@ class BeamDecoder:
 
     def _shape(self, search: PromptBeams, beam: int, logits_V: Floats, unconditional_V: Floats | None) -> Floats:
         ids_L = search.ids_WL[beam]
-        return search.request.shape_scores(ids_L, logits_V, unconditional_V, before=log_softmax)
+        return search.request.shape_scores(ids_L, logits_V, unconditional_V, before=log_softmax, may_be_empty=True)
 
     def _record(
         self, search: PromptBeams, beam: int, logits_V: Floats, shaped_V: Floats, hidden: Any, attentions: Any

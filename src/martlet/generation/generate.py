@@ -183,6 +183,14 @@ def resolve_config(model: Any, generation_config: Any, fields: Mapping[str, Any]
     return config
 
 
+def num_beams(config: GenerationConfig) -> int:
+    return int(config.num_beams or 1)
+
+
+def num_returned(config: GenerationConfig) -> int:
+    return int(config.num_return_sequences or 1)
+
+
 def eos_ids(config: GenerationConfig) -> list[int]:
     """The ids that end a sequence, none or more."""
     ids = config.eos_token_id
@@ -200,7 +208,7 @@ def _request(
     config: GenerationConfig, row: GenerationConfig, place: int, ids_T: Ids, negative_T: Ids | None, arch: Sizes
 ) -> Request:
     """A row's request but for its processors and stops."""
-    num_sequences = 1 if config.num_beams > 1 else config.num_return_sequences
+    num_sequences = 1 if num_beams(config) > 1 else num_returned(config)
     scale = 1.0 if row.guidance_scale is None else row.guidance_scale
     num_read = len(ids_T) if scale == 1.0 or negative_T is None else max(len(ids_T), len(negative_T))
     # A prompt that fills the context still has the one token that its last position says.
@@ -232,12 +240,12 @@ def _run(
     session, drafter = model.open_session(), None
     try:
         chunk = config.prefill_chunk_size
-        if config.num_beams > 1:
+        if num_beams(config) > 1:
             plan = BeamPlan(
-                config.num_beams,
-                config.num_return_sequences,
-                config.length_penalty,
-                config.early_stopping,
+                num_beams(config),
+                num_returned(config),
+                1.0 if config.length_penalty is None else config.length_penalty,
+                config.early_stopping or False,
                 len(eos_ids(config)),
             )
             return BeamDecoder(session, plan, records, stop, chunk).run(requests)
@@ -272,6 +280,7 @@ def _drafter(model: Any, config: GenerationConfig, assistant: Any) -> Drafter | 
         schedule=setting("num_assistant_tokens_schedule", "constant"),
         least_confidence=setting("assistant_confidence_threshold", 0.4),
         context=assistant.arch.max_position_embeddings,
+        prefill_chunk_size=config.prefill_chunk_size,
     )
 
 
@@ -331,28 +340,28 @@ def _with_length(row: GenerationConfig, num_prompt: int, place: int) -> Generati
 
 
 def _check_modes(config: GenerationConfig, assistant: Any, on_token: Any) -> None:
-    num_beams, num_returned = config.num_beams, config.num_return_sequences
+    beams, returned = num_beams(config), num_returned(config)
     drafts = assistant is not None or config.prompt_lookup_num_tokens is not None
-    if num_beams > 1 and num_returned > num_beams:
-        raise ArgumentError("num_return_sequences", f"must be at most num_beams ({num_beams})", found=num_returned)
-    if num_beams == 1 and num_returned > 1 and not config.do_sample:
+    if beams > 1 and returned > beams:
+        raise ArgumentError("num_return_sequences", f"must be at most num_beams ({beams})", found=returned)
+    if beams == 1 and returned > 1 and not config.do_sample:
         raise ArgumentError(
             "num_return_sequences",
             "must be 1 for greedy decoding, which has one result",
-            found=num_returned,
+            found=returned,
             remedy="Set do_sample=True or num_beams.",
         )
-    if num_beams > 1 and drafts:
-        raise ArgumentError("num_beams", "must be 1 with an assistant or prompt lookup", found=num_beams)
-    if num_beams > 1 and on_token is not None:
-        raise ArgumentError("num_beams", "must be 1 to stream: beams change until the end", found=num_beams)
+    if beams > 1 and drafts:
+        raise ArgumentError("num_beams", "must be 1 with an assistant or prompt lookup", found=beams)
+    if beams > 1 and on_token is not None:
+        raise ArgumentError("num_beams", "must be 1 to stream: beams change until the end", found=beams)
     if assistant is not None and config.prompt_lookup_num_tokens is not None:
         raise ArgumentError("generate", "takes assistant_model or prompt_lookup_num_tokens, not both")
 
 
 def _open_stream(streamer: Any, prompts: Prompts, config: GenerationConfig) -> Callable[[int, int], None]:
     """Puts the prompt; returns what puts the tokens after it."""
-    num_rows = len(prompts.rows) * config.num_return_sequences
+    num_rows = len(prompts.rows) * num_returned(config)
     if num_rows > 1:
         raise ArgumentError("streamer", "takes one sequence", found=num_rows, remedy="Generate them one at a time.")
     streamer.put(prompts.rows[0])
@@ -386,8 +395,8 @@ def _pack(prompts: Prompts, results: list[RowResult], records: Records, config: 
     sequences = prompts.pack_sequences(results, pad_id)
     if not config.return_dict_in_generate:
         return sequences
-    has_beams = config.num_beams > 1
-    num_running = len(prompts.rows) * (config.num_beams if has_beams else config.num_return_sequences)
+    has_beams = num_beams(config) > 1
+    num_running = len(prompts.rows) * (num_beams(config) if has_beams else num_returned(config))
     output = GenerateOutput(
         sequences,
         finish_reasons=[result.reason for result in results],

@@ -19,6 +19,7 @@ from martlet.generation.sampling import choose_greedy, choose_sampled, uniforms
 Processor = Callable[[Ids, Floats], Floats]
 Guidance = Callable[[Floats, Floats], Floats]  # scores, and those without the prompt
 Stop = Callable[[Ids], str | None]
+NOTHING_LEFT = "the logits processors left no token that can be chosen"
 NO_TOKENS = np.empty(0, dtype=np.int64)
 
 
@@ -47,21 +48,23 @@ class Request:
         ids_T: Ids,
         logits_V: Floats,
         unconditional_V: Floats | None,
+        *,
         before: Callable[[Floats], Floats] | None = None,
+        may_be_empty: bool = False,
     ) -> Floats:
         """What the next token after `ids_T` is chosen from. NonFiniteLogitsError where nothing can be.
 
-        `before` is applied to the logits before the processors.
+        `before` is applied to the logits before the processors; `may_be_empty` lets these rule out every token.
         """
         if not self.repairs_logits:
-            self._check(logits_V, ids_T, "the model gave logits with NaN or infinity")
+            self.check_scores(logits_V, ids_T, "the model gave logits with NaN or infinity")
         scores_V = logits_V if before is None else before(logits_V)
         if self.guidance is not None and unconditional_V is not None:
             scores_V = self.guidance(scores_V, unconditional_V)
         for process in self.processors:
             scores_V = process(ids_T, scores_V)
-        if scores_V is not logits_V or self.repairs_logits:
-            self._check(scores_V, ids_T, "the logits processors left no token that can be chosen")
+        if self.processors or self.repairs_logits:
+            self.check_scores(scores_V, ids_T, NOTHING_LEFT, may_be_empty)
         return scores_V
 
     def choose(self, ids_T: Ids, scores_V: Floats, stream: int) -> int:
@@ -69,14 +72,14 @@ class Request:
             return choose_greedy(scores_V)
         return choose_sampled(scores_V, float(uniforms(self.seed, stream, len(ids_T))[0]))
 
-    def _check(self, scores_V: Floats, ids_T: Ids, rule: str) -> None:
+    def check_scores(self, scores_V: Floats, ids_T: Ids, rule: str, may_be_empty: bool = False) -> None:
         highest = float(np.max(scores_V))  # NaN if any is; -inf if all are
-        if not np.isfinite(highest):
+        if not np.isfinite(highest) and not (may_be_empty and highest == -np.inf):
             raise NonFiniteLogitsError(
                 f"row {self.index}, position {len(ids_T)}",
                 rule,
                 found=f"a highest score of {highest}",
-                remedy="Is the checkpoint whole, and its dtype wide enough?",
+                remedy="" if rule == NOTHING_LEFT else "Is the checkpoint whole, and its dtype wide enough?",
             )
 
 

@@ -1,6 +1,6 @@
 """What generation gives back: one ragged result a sequence, records of every step, and the padded form users index."""
 
-# B rows, V vocabulary
+# B sequences, R running rows, S steps, T tokens, V vocabulary
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from martlet.generation.backend import Floats
 
@@ -18,7 +19,8 @@ class RowResult:
     """One generated sequence.
 
     `reason` says why it ended: "eos", "length", "stop_string", "time", "criteria" (a stopping criterion of the
-    caller's), "context" (the model's context is full) or "cancelled". `score` is a beam's length-penalized log
+    caller's), "context" (the model's context is full), "cancelled", or "exhausted" (a beam that processors left no
+    token for). `score` is a beam's length-penalized log
     probability; `beam_indices` says in which running beam of its prompt each new token was chosen.
     """
 
@@ -124,3 +126,36 @@ class GenerateOutput:
 
     def __contains__(self, name: object) -> bool:
         return name in self.keys()
+
+
+def compute_transition_scores(
+    sequences: Any, scores: tuple[Any, ...], beam_indices: Any = None, normalize_logits: bool = False
+) -> Any:
+    """The score of each generated token, `(sequences, steps)`: its logit, or with `normalize_logits` its log
+    probability, in `scores` of the running beam that `beam_indices` names. 0 after a sequence's end where
+    `beam_indices` is -1. Tensors give a tensor, arrays an array.
+    """
+    stacked_SRV = np.stack(_to_numpy(list(scores)))
+    if normalize_logits:
+        peaks = stacked_SRV.max(axis=-1, keepdims=True)
+        stacked_SRV = stacked_SRV - peaks - np.log(np.exp(stacked_SRV - peaks).sum(axis=-1, keepdims=True))
+    [ids_BT] = _to_numpy([sequences])
+    if beam_indices is None:
+        num_steps = len(stacked_SRV)
+        rows_BS = np.repeat(np.arange(len(ids_BT))[:, None], num_steps, axis=1)
+    else:
+        [rows_BS] = _to_numpy([beam_indices])
+        num_steps = int((rows_BS >= 0).sum(axis=1).max())
+        rows_BS = rows_BS[:, :num_steps]
+    tokens_BS = ids_BT[:, ids_BT.shape[1] - num_steps :]
+    chosen_BS = stacked_SRV[np.arange(num_steps)[None], np.maximum(rows_BS, 0), tokens_BS]
+    result = np.where(rows_BS < 0, np.float32(0.0), chosen_BS)
+    if isinstance(sequences, np.ndarray):
+        return result
+    import torch
+
+    return torch.from_numpy(result).to(sequences.device)
+
+
+def _to_numpy(arrays: list[Any]) -> list[NDArray[Any]]:
+    return [array if isinstance(array, np.ndarray) else array.detach().cpu().numpy() for array in arrays]
