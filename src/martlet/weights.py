@@ -245,10 +245,17 @@ def _follow(source: str, rules: Sequence[Rule], arch: Arch) -> list[tuple[str, P
                 following.append((_swap(name, rule.theirs, rule.ours[0]), piece))
                 continue
             for ours, rows in zip(rule.ours, rule.split(arch), strict=True):
-                kept = rows if piece.rows is None else np.arange(int(rows.max()) + 1)[piece.rows][rows]
+                kept = _rows_of(piece, rows)
                 following.append((_swap(name, rule.theirs, ours), replace(piece, rows=_as_slice(kept))))
         pending = following
     return pending
+
+
+def _rows_of(piece: Piece, rows: Rows) -> Rows:
+    """`rows` of the piece, as rows of its source."""
+    if piece.rows is None:
+        return rows
+    return rows + piece.rows.start if isinstance(piece.rows, slice) else piece.rows[rows]
 
 
 def _join(made: dict[str, Assembly], rule: Rule, arch: Arch) -> dict[str, Assembly]:
@@ -264,6 +271,7 @@ def _join(made: dict[str, Assembly], rule: Rule, arch: Arch) -> dict[str, Assemb
         if fused in joined:
             continue
         parts = [made[_swap(fused, rule.theirs, ours)] for ours in rule.ours]
+        assert all(part.order is None and not part.transposed and not part.added for part in parts), fused
         order = np.argsort(np.concatenate(rows))
         is_sorted = bool((order == np.arange(len(order))).all())
         joined[fused] = Assembly(tuple(part.parts[0] for part in parts), None if is_sorted else order)

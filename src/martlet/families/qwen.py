@@ -7,19 +7,18 @@ from typing import Any
 
 from martlet.arch import Arch, QKNorm
 from martlet.families.gguf import common_config
-from martlet.families.llama import decoder, with_windows
+from martlet.families.llama import decoder, read_window, with_windows
 from martlet.families.reader import Reader
 from martlet.families.registry import GgufDialect, family
 from martlet.formats.tensors import TensorSource
 
 
-def _qwen(c: Reader) -> Arch:
-    arch = decoder(c)
+def _qwen(c: Reader, head_dim: int | None = None) -> Arch:
+    arch = decoder(c, longest=32_768, head_dim=head_dim)
     first = c.size("max_window_layers", 28)
-    if not c.flag("use_sliding_window", False):
-        c.skip("sliding_window", "layer_types")
-        return arch
-    return with_windows(c, arch, [index >= first for index in range(arch.num_layers)])
+    window = read_window(c, 4096) if c.flag("use_sliding_window", False) else 0
+    c.skip("sliding_window")
+    return with_windows(c, arch, window, [index >= first for index in range(arch.num_layers)])
 
 
 def _gguf(model_type: str) -> GgufDialect:
@@ -38,4 +37,4 @@ def qwen2(c: Reader) -> Arch:
 
 @family("qwen3", classes=("Qwen3Model", "Qwen3ForCausalLM"), gguf=_gguf("qwen3"))
 def qwen3(c: Reader) -> Arch:
-    return _qwen(c).but(qk_norm=QKNorm.HEAD)
+    return _qwen(c, c.size("head_dim", 128)).but(qk_norm=QKNorm.HEAD)

@@ -83,7 +83,10 @@ class Family:
 
 FAMILIES: dict[str, Family] = {}
 MODULES = (
+    "gemma",
+    "gpt2",
     "llama",
+    "phi3",
     "qwen",
 )
 
@@ -116,15 +119,17 @@ def load_families() -> dict[str, Family]:
 def find_family(config: Mapping[str, Any]) -> Family:
     """The family of a config.json. An unknown one is an error that names the nearest; no code of the checkpoint runs."""
     known = load_families()
-    model_type = config.get("model_type")
-    if model_type in known:
+    model_type, classes = config.get("model_type"), config.get("architectures")
+    if isinstance(model_type, str) and model_type in known:
         return known[model_type]
-    for name in config.get("architectures") or ():
+    if model_type is None and isinstance(classes, list):
         for candidate in known.values():
-            if model_type is None and name in (candidate.base_class, candidate.causal_lm_class):
+            if candidate.base_class in classes or candidate.causal_lm_class in classes:
                 return candidate
     near = difflib.get_close_matches(str(model_type), known, 2, 0.5)
     custom = " The checkpoint names code of its own (auto_map); none of it was run." if "auto_map" in config else ""
+    if "text_config" in config:
+        custom = " This is a multimodal checkpoint (it has a text_config), of which martlet has none." + custom
     raise UnknownFamilyError(
         "config.json",
         "model_type must be one martlet has",

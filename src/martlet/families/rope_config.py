@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from martlet.arch import Rope, RopeScaling
-from martlet.families.reader import Reader
+from martlet.families.reader import Reader, is_number
 from martlet.rope import yarn_attention_factor
 
 KINDS = {
@@ -19,6 +19,11 @@ KINDS = {
     "longrope": RopeScaling.LONGROPE,
     "su": RopeScaling.LONGROPE,  # its name in the first Phi-3 files
 }
+# A key of some kinds is without effect in the others, as in Hugging Face; a key of none is an error.
+TABLE_KEYS = frozenset(
+    "rope_type type rope_theta partial_rotary_factor factor original_max_position_embeddings attention_factor beta_fast "
+    "beta_slow mscale mscale_all_dim truncate short_factor long_factor low_freq_factor high_freq_factor finetuned".split()
+)
 
 
 def read_rope(
@@ -26,28 +31,27 @@ def read_rope(
     *,
     head_dim: int,
     theta: float = 10_000.0,
-    fraction: float = 1.0,
+    fraction: float | None = None,
     theta_key: str = "rope_theta",
     fraction_key: str = "partial_rotary_factor",
-    layer_type: str | None = None,
+    table: Mapping[str, Any] | None = None,
 ) -> Rope:
-    """The rotation of all layers, or of those of one `layer_type`; `theta` and `fraction` are the family's defaults.
+    """The rotation a config describes; `theta` and `fraction` are the family's defaults, no fraction: all turns.
 
-    `rope_parameters` (transformers 5: flat, or one table a layer type) wins over `rope_scaling`, and a table over the
-    keys beside it.
+    The table is `rope_parameters` (transformers 5) or `rope_scaling` (4), or the one given; a value in it wins over
+    the same key beside it.
     """
-    table = _table(c, layer_type)
+    table = rope_table(c) if table is None else check_table(c, table)
     kind_name = table.get("rope_type") or table.get("type") or "default"
-    if kind_name not in KINDS:
+    kind = KINDS.get(kind_name) if isinstance(kind_name, str) else None
+    if kind is None:
         raise c.error(f"rope type must be one of {', '.join(KINDS)}", kind_name)
-    kind = KINDS[kind_name]
-    outer_fraction = c.number(fraction_key, fraction)
     rope = Rope(
-        theta=_number(c, table, "rope_theta", c.number(theta_key, theta)),
-        fraction=_number(c, table, "partial_rotary_factor", outer_fraction),
+        theta=_number(c, table, "rope_theta", c.number(theta_key, theta), above=1.0),
+        fraction=_number(c, table, "partial_rotary_factor", c.number(fraction_key, 1.0 if fraction is None else fraction)),
     )
-    if rope.theta <= 0:
-        raise c.error("rope_theta must be above 0", rope.theta)
+    if fraction is None and rope.fraction != 1:
+        raise c.error("partial_rotary_factor is supported at 1.0 only", rope.fraction)
     if not 0 < rope.fraction <= 1:
         raise c.error("partial_rotary_factor must be above 0 and at most 1", rope.fraction)
     if kind is RopeScaling.NONE:
@@ -55,36 +59,59 @@ def read_rope(
     return _scaled(c, table, kind, rope, head_dim)
 
 
+def rope_table(c: Reader) -> Mapping[str, Any]:
+    """The one table of rotary settings, {} if there is none."""
+    named = {key: found for key in ("rope_parameters", "rope_scaling") if (found := c.value(key))}
+    if len(named) == 2 and named["rope_parameters"] != named["rope_scaling"]:
+        raise c.error("rope_parameters and rope_scaling are two names of one table, and here they differ", named["rope_scaling"])
+    for table in named.values():
+        return check_table(c, table)
+    return {}
+
+
+def check_table(c: Reader, table: Any) -> Mapping[str, Any]:
+    """`table`, if it is an object of known keys."""
+    if not isinstance(table, dict):
+        raise c.error("rope_parameters must be an object", table)
+    for key, value in table.items():
+        if key not in TABLE_KEYS and value is not None:
+            raise c.error(f"rope_parameters has a key {key!r}, which is not understood", value)
+    return table
+
+
 def _scaled(c: Reader, table: Mapping[str, Any], kind: RopeScaling, rope: Rope, head_dim: int) -> Rope:
     longest = c.size("max_position_embeddings", 0)
     outer = c.size("original_max_position_embeddings", 0)
-    original = outer or int(_number(c, table, "original_max_position_embeddings", longest))
+    original = outer or _number(c, table, "original_max_position_embeddings", longest)
     if kind is RopeScaling.DYNAMIC:
         original = longest
-    if kind is not RopeScaling.LINEAR and original < 1:
-        raise c.error("original_max_position_embeddings must be at least 1", original)
-    ratio = longest / original if original else 1.0
-    default_factor = ratio if kind in (RopeScaling.LONGROPE, RopeScaling.YARN) else None
-    factor = _number(c, table, "factor", default_factor)
-    common = {"theta": rope.theta, "fraction": rope.fraction, "scaling": kind, "factor": factor}
+    if kind is not RopeScaling.LINEAR and not (original >= 2 and original == int(original)):
+        raise c.error("original_max_position_embeddings must be a whole number of at least 2", original)
+    ratio = longest / original if original and longest else None
+    factor = _number(c, table, "factor", ratio if kind in (RopeScaling.LONGROPE, RopeScaling.YARN) else None, above=0.0)
+    original = int(original) if kind is not RopeScaling.LINEAR else 0
+    common: dict[str, Any] = {
+        "theta": rope.theta, "fraction": rope.fraction, "scaling": kind, "factor": factor, "original_positions": original,
+    }  # fmt: skip
     match kind:
         case RopeScaling.LLAMA3:
+            low = _number(c, table, "low_freq_factor", None, above=0.0)
             return Rope(
-                **common,
-                original_positions=original,
-                low_freq_factor=_number(c, table, "low_freq_factor", None),
-                high_freq_factor=_number(c, table, "high_freq_factor", None),
+                **common, low_freq_factor=low, high_freq_factor=_number(c, table, "high_freq_factor", None, above=low)
             )
         case RopeScaling.YARN:
             computed = yarn_attention_factor(
                 factor, _number(c, table, "mscale", 0.0), _number(c, table, "mscale_all_dim", 0.0)
             )
+            fast = _number(c, table, "beta_fast", 32.0) or 32.0
+            slow = _number(c, table, "beta_slow", 1.0) or 1.0
+            if min(fast, slow) < 0:
+                raise c.error("rope beta_fast and beta_slow must be above 0", min(fast, slow))
             return Rope(
                 **common,
-                original_positions=original,
-                beta_fast=_number(c, table, "beta_fast", 32.0),
-                beta_slow=_number(c, table, "beta_slow", 1.0),
-                truncate=bool(table.get("truncate", True)),
+                beta_fast=fast,
+                beta_slow=slow,
+                truncate=_flag(c, table, "truncate", True),
                 attention_factor=_number(c, table, "attention_factor", computed),
             )
         case RopeScaling.LONGROPE:
@@ -92,44 +119,42 @@ def _scaled(c: Reader, table: Mapping[str, Any], kind: RopeScaling, rope: Rope, 
             computed = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
             return Rope(
                 **common,
-                original_positions=original,
                 short_factor=_factors(c, table, "short_factor", pairs),
                 long_factor=_factors(c, table, "long_factor", pairs),
                 attention_factor=_number(c, table, "attention_factor", computed),
             )
+        case RopeScaling.DYNAMIC:
+            if rope.num_rotated(head_dim) < 4:
+                raise c.error("dynamic rope scaling needs at least 4 rotated dimensions", rope.num_rotated(head_dim))
+            _number(c, table, "factor", None, above=0.999)
+            return Rope(**common)
         case _:
-            return Rope(**common, original_positions=original)
+            return Rope(**common)
 
 
-def _table(c: Reader, layer_type: str | None) -> Mapping[str, Any]:
-    table = c.value("rope_parameters")
-    scaling = c.value("rope_scaling")
-    if table is None:
-        table = scaling or {}
-    if not isinstance(table, dict):
-        raise c.error("rope_parameters must be an object", table)
-    if layer_type is not None and (layer_type in table or any(isinstance(v, dict) for v in table.values())):
-        table = table.get(layer_type) or {}
-        if not isinstance(table, dict):
-            raise c.error(f"rope_parameters[{layer_type!r}] must be an object", table)
-    return table
-
-
-def _number(c: Reader, table: Mapping[str, Any], key: str, default: float | None) -> float:
+def _number(c: Reader, table: Mapping[str, Any], key: str, default: float | None, above: float | None = None) -> float:
     found = table.get(key)
     if found is None:
         found = default
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+    if not is_number(found):
         raise c.error(f"rope {key} must be a number", "nothing" if found is None else found)
+    assert found is not None
+    if above is not None and found <= above:
+        raise c.error(f"rope {key} must be above {above:g}", found)
     return float(found)
+
+
+def _flag(c: Reader, table: Mapping[str, Any], key: str, default: bool) -> bool:
+    found = table.get(key)
+    if found is None:
+        return default
+    if not isinstance(found, bool):
+        raise c.error(f"rope {key} must be true or false", found)
+    return found
 
 
 def _factors(c: Reader, table: Mapping[str, Any], key: str, length: int) -> tuple[float, ...]:
     found = table.get(key)
-    if (
-        not isinstance(found, list)
-        or len(found) != length
-        or not all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in found)
-    ):
+    if not isinstance(found, list) or len(found) != length or not all(is_number(x) and x > 0 for x in found):
         raise c.error(f"rope {key} must be {length} numbers above 0", found)
     return tuple(float(x) for x in found)

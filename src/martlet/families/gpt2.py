@@ -1,0 +1,58 @@
+"""GPT-2: learned positions, LayerNorm, a plain MLP. Its matrices are stored transposed, and q, k, v as one."""
+
+from __future__ import annotations
+
+from martlet.arch import Arch, Layer, Norm
+from martlet.families.llama import read_activation, read_head_dim
+from martlet.families.reader import Reader
+from martlet.families.registry import family
+from martlet.weights import drop, rename, rows_qkv, split, transpose
+
+QKV = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
+RULES = (
+    drop(".attn.bias"),  # the causal mask
+    drop(".attn.masked_bias"),
+    rename("^transformer.", "^model."),
+    rename("^model.wte.", "^model.embed_tokens."),
+    rename("^model.wpe.", "^model.embed_positions."),
+    rename("^model.ln_f.", "^model.norm."),
+    rename("^model.h.", "^model.layers."),
+    rename(".ln_1.", ".input_layernorm."),
+    rename(".ln_2.", ".post_attention_layernorm."),
+    transpose(".attn.c_attn."),
+    transpose(".attn.c_proj."),
+    transpose(".mlp.c_fc."),
+    transpose(".mlp.c_proj."),
+    split(".attn.c_attn.", QKV, rows_qkv),
+    rename(".attn.c_proj.", ".self_attn.o_proj."),
+    rename(".mlp.c_fc.", ".mlp.up_proj."),
+    rename(".mlp.c_proj.", ".mlp.down_proj."),
+)
+
+
+@family("gpt2", classes=("GPT2Model", "GPT2LMHeadModel"), rules=RULES, prefix="transformer.")
+def gpt2(c: Reader) -> Arch:
+    c.neutral("scale_attn_by_inverse_layer_idx", False)
+    c.neutral("add_cross_attention", False)
+    c.skip("n_ctx", "reorder_and_upcast_attn")  # the latter: the same scores, in float32
+    hidden, heads, positions = c.size("n_embd"), c.size("n_head"), c.size("n_positions", 1024)
+    return Arch(
+        vocab_size=c.size("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=c.size("n_inner", 4 * hidden),
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=read_head_dim(c, hidden="n_embd", heads="n_head"),
+        layers=(Layer(rope=None),) * c.num_layers("n_layer"),
+        max_position_embeddings=positions,
+        norm=Norm.LAYER,
+        norm_eps=c.number("layer_norm_epsilon", 1e-5),
+        position_table=positions,
+        qkv_bias=True,
+        out_bias=True,
+        attn_scale=0.0 if c.flag("scale_attn_weights", True) else 1.0,
+        activation=read_activation(c, "activation_function", "gelu_new"),
+        gated=False,
+        mlp_bias=True,
+        tied=c.flag("tie_word_embeddings", True),
+    )
