@@ -1,0 +1,116 @@
+"""Attention of ragged rows: projection, rotation, and each row's own softmax over its own past."""
+
+# T tokens of all rows, t tokens of one row, L tokens it can see, N query heads, K key/value heads, H head width
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from martlet.arch import Arch, Layer, QKNorm
+from martlet.nn.cache import RowCache
+from martlet.nn.norm import RMSNorm
+from martlet.nn.ragged import Ragged
+
+
+class Attention(nn.Module):
+    """softmax(q k' * scale) v over what each token may see: its row's past, within the layer's window."""
+
+    def __init__(self, arch: Arch, layer: Layer, index: int) -> None:
+        super().__init__()
+        self.arch, self.layer, self.index = arch, layer, index
+        hidden, bias = arch.hidden_size, arch.qkv_bias
+        self.q_proj = nn.Linear(hidden, arch.query_size, bias)
+        self.k_proj = nn.Linear(hidden, arch.key_value_size, bias)
+        self.v_proj = nn.Linear(hidden, arch.key_value_size, bias)
+        self.o_proj = nn.Linear(arch.query_size, hidden, arch.out_bias)
+        if arch.qk_norm is not QKNorm.NONE:
+            full = arch.qk_norm is QKNorm.FULL
+            self.q_norm = RMSNorm(arch.query_size if full else arch.head_dim, arch)
+            self.k_norm = RMSNorm(arch.key_value_size if full else arch.head_dim, arch)
+
+    def forward(
+        self,
+        x_TD: Tensor,
+        rows: Ragged,
+        turn: tuple[Tensor, Tensor] | None,
+        caches: list[RowCache] | None,
+        weights: list[Tensor] | None,
+    ) -> Tensor:
+        """`turn` is (cos, sin) of each token; `weights`, if a list, receives each row's `(N, t, L)` attention."""
+        arch = self.arch
+        q, k, v = self.q_proj(x_TD), self.k_proj(x_TD), self.v_proj(x_TD)
+        if arch.qk_norm is QKNorm.FULL:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q_TNH = q.view(-1, arch.num_attention_heads, arch.head_dim)
+        k_TKH = k.view(-1, arch.num_key_value_heads, arch.head_dim)
+        v_TKH = v.view(-1, arch.num_key_value_heads, arch.head_dim)
+        if arch.qk_norm is QKNorm.HEAD:
+            q_TNH, k_TKH = self.q_norm(q_TNH), self.k_norm(k_TKH)
+        if turn is not None:
+            q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
+        out = []
+        for row, (start, end) in enumerate(rows.spans):
+            q_Nt, k_Kt, v_Kt = (x[start:end].transpose(0, 1) for x in (q_TNH, k_TKH, v_TKH))
+            if caches is not None:
+                k_Kt, v_Kt = caches[row].append(self.index, k_Kt, v_Kt)
+            out.append(self._attend(q_Nt, k_Kt, v_Kt, weights).transpose(0, 1).reshape(end - start, -1))
+        result: Tensor = self.o_proj(out[0] if len(out) == 1 else torch.cat(out))
+        return result
+
+    def _attend(self, q_NtH: Tensor, k_KLH: Tensor, v_KLH: Tensor, weights: list[Tensor] | None) -> Tensor:
+        arch, window = self.arch, self.layer.window
+        heads, tokens, length = q_NtH.shape[0], q_NtH.shape[1], k_KLH.shape[1]
+        if weights is not None or arch.attn_softcap:
+            return self._attend_plainly(q_NtH, k_KLH, v_KLH, weights)
+        kv_heads = k_KLH.shape[0]
+        if tokens == 1:
+            # one token sees all that is left, so the heads of a group are queries of one key head and need no mask
+            first = max(0, length - window) if window else 0
+            grouped = q_NtH.reshape(1, kv_heads, heads // kv_heads, arch.head_dim)
+            out = F.scaled_dot_product_attention(
+                grouped, k_KLH[None, :, first:], v_KLH[None, :, first:], scale=arch.score_scale
+            )
+            return out.reshape(heads, 1, arch.head_dim)
+        mask = None
+        if tokens != length or 0 < window < length:
+            mask = visible(tokens, length, window, q_NtH.device)[None]
+        if kv_heads != heads:
+            k_KLH, v_KLH = (x.repeat_interleave(heads // kv_heads, 0) for x in (k_KLH, v_KLH))
+        out = F.scaled_dot_product_attention(
+            q_NtH[None], k_KLH[None], v_KLH[None], attn_mask=mask, is_causal=mask is None, scale=arch.score_scale
+        )
+        return out[0]
+
+    def _attend_plainly(self, q_NtH: Tensor, k_KLH: Tensor, v_KLH: Tensor, weights: list[Tensor] | None) -> Tensor:
+        """The formula as it stands: what soft-caps and `output_attentions` need."""
+        arch = self.arch
+        group = q_NtH.shape[0] // k_KLH.shape[0]
+        k_NLH, v_NLH = k_KLH.repeat_interleave(group, 0), v_KLH.repeat_interleave(group, 0)
+        scores = (q_NtH @ k_NLH.transpose(1, 2)).float() * arch.score_scale
+        if arch.attn_softcap:
+            scores = torch.tanh(scores / arch.attn_softcap) * arch.attn_softcap
+        mask = visible(q_NtH.shape[1], k_NLH.shape[1], self.layer.window, scores.device)
+        shares = scores.masked_fill(~mask, float("-inf")).softmax(-1).to(q_NtH.dtype)
+        if weights is not None:
+            weights.append(shares)
+        return shares @ v_NLH
+
+
+def visible(tokens: int, length: int, window: int, device: torch.device) -> Tensor:
+    """`(tokens, length)`: whether each of the last `tokens` of `length` sees each token: itself and those before it."""
+    behind = torch.arange(length - tokens, length, device=device)[:, None] - torch.arange(length, device=device)
+    seen = behind >= 0
+    return seen & (behind < window) if window else seen
+
+
+def rotate(x_TNH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+    """Turns pairs (d, d + R/2) of the first R dimensions by each token's angle; float32 inside."""
+    rotated = cos_TR.shape[-1]
+    x = x_TNH.float()
+    turning, kept = (x, None) if rotated == x.shape[-1] else (x[..., :rotated], x[..., rotated:])
+    half = rotated // 2
+    swapped = torch.cat((-turning[..., half:], turning[..., :half]), -1)
+    turned = turning * cos_TR[:, None] + swapped * sin_TR[:, None]
+    return (turned if kept is None else torch.cat((turned, kept), -1)).to(x_TNH.dtype)
