@@ -82,13 +82,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {}
-MODULES = (
-    "gemma",
-    "gpt2",
-    "llama",
-    "phi3",
-    "qwen",
-)
+MODULES = ("gemma", "gpt2", "gpt_neox", "granite", "llama", "olmo2", "opt", "phi", "phi3", "qwen", "smollm3")
 
 
 def family(

@@ -1,0 +1,52 @@
+"""GPT-NeoX and Pythia: attention and MLP side by side, a quarter of each head rotated, q, k, v fused head by head."""
+
+from __future__ import annotations
+
+from martlet.arch import Arch, Layer, Norm, Placement
+from martlet.families.llama import read_activation, read_head_dim
+from martlet.families.reader import Reader
+from martlet.families.registry import family
+from martlet.families.rope_config import read_rope
+from martlet.weights import rename, rows_qkv_by_head, split
+
+RULES = (
+    rename("^gpt_neox.", "^model."),
+    rename("^embed_out.", "^lm_head."),
+    rename("^model.embed_in.", "^model.embed_tokens."),
+    rename("^model.final_layer_norm.", "^model.norm."),
+    split(
+        ".attention.query_key_value.", (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj."), rows_qkv_by_head
+    ),
+    rename(".attention.dense.", ".self_attn.o_proj."),
+    rename(".mlp.dense_h_to_4h.", ".mlp.up_proj."),
+    rename(".mlp.dense_4h_to_h.", ".mlp.down_proj."),
+)
+
+
+@family("gpt_neox", classes=("GPTNeoXModel", "GPTNeoXForCausalLM"), rules=RULES, prefix="gpt_neox.")
+def gpt_neox(c: Reader) -> Arch:
+    heads, head_dim = c.size("num_attention_heads"), read_head_dim(c)
+    rope = read_rope(c, head_dim=head_dim, fraction=0.25, theta_key="rotary_emb_base", fraction_key="rotary_pct")
+    # transformers 4 wrote both of its names for each; only the first counts
+    for key, used in (("rope_theta", rope.theta), ("partial_rotary_factor", rope.fraction)):
+        c.neutral(key, used)
+    biased = c.flag("attention_bias", True)
+    return Arch(
+        vocab_size=c.size("vocab_size"),
+        hidden_size=c.size("hidden_size"),
+        intermediate_size=c.size("intermediate_size"),
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=head_dim,
+        layers=(Layer(rope),) * c.num_layers(),
+        max_position_embeddings=c.size("max_position_embeddings", 2048),
+        norm=Norm.LAYER,
+        norm_eps=c.number("layer_norm_eps", 1e-5),
+        placement=Placement.PARALLEL if c.flag("use_parallel_residual", True) else Placement.PRE,
+        qkv_bias=biased,
+        out_bias=biased,
+        activation=read_activation(c, default="gelu"),
+        gated=False,
+        mlp_bias=True,
+        tied=c.flag("tie_word_embeddings", False),
+    )
