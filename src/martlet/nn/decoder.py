@@ -109,7 +109,12 @@ class Decoder(nn.Module):
         self.gradient_checkpointing = False
 
     def run(
-        self, ids_T: Tensor | None, rows: Ragged, caches: list[RowCache] | None, trace: Trace, embeds_TD: Tensor | None = None
+        self,
+        ids_T: Tensor | None,
+        rows: Ragged,
+        caches: list[RowCache] | None,
+        trace: Trace,
+        embeds_TD: Tensor | None = None,
     ) -> Tensor:
         """Hidden states `(T, D)` of rows laid end to end, after the final norm; appends to the caches if given."""
         x_TD = self._embed(ids_T, rows, embeds_TD)
@@ -159,7 +164,9 @@ class Decoder(nn.Module):
         return x_TD
 
     def _turns(self, rows: Ragged) -> dict[Rope, tuple[Tensor, Tensor]]:
-        return {rope: turn_table(rope, self.arch.head_dim, rows) for rope in {l.rope for l in self.arch.layers if l.rope}}
+        return {
+            rope: turn_table(rope, self.arch.head_dim, rows) for rope in {l.rope for l in self.arch.layers if l.rope}
+        }
 
     def forward(
         self,

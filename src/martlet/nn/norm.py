@@ -33,9 +33,7 @@ class LayerNorm(nn.Module):
         self.eps = arch.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = nn.functional.layer_norm(
-            x.float(), self.weight.shape, self.weight.float(), self.bias.float(), self.eps
-        )
+        wide = nn.functional.layer_norm(x.float(), self.weight.shape, self.weight.float(), self.bias.float(), self.eps)
         return wide.to(x.dtype)
 
 

@@ -73,7 +73,9 @@ def find_padding(shape: tuple[int, int], mask_BP: Tensor | None) -> tuple[Paddin
     real = mask_BP[:, mask_BP.shape[1] - width :].bool()
     lengths = tuple(int(n) for n in real.sum(1).tolist())
     if width and 0 in lengths:
-        raise ArgumentError("attention_mask", "every row must have a real token (1)", found=f"row {lengths.index(0)} all 0")
+        raise ArgumentError(
+            "attention_mask", "every row must have a real token (1)", found=f"row {lengths.index(0)} all 0"
+        )
     if all(length == width for length in lengths):
         return Padding(rows, width, None), lengths
     return Padding(rows, width, real.reshape(-1).nonzero().squeeze(1)), lengths

@@ -1,0 +1,116 @@
+"""A checkpoint opened: its config, its weights, its family. Finds the files; reads no weight until asked."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from martlet.arch import Arch
+from martlet.errors import ArgumentError, HubError
+from martlet.families import Config, find_gguf_family
+from martlet.formats import open_weights
+from martlet.formats.files import read_json
+from martlet.formats.gguf import GgufFile
+from martlet.formats.shards import open_shards
+from martlet.formats.tensors import TensorSource
+from martlet.hub import Snapshot, open_snapshot
+from martlet.weights import Piece, check, locate
+
+logger = logging.getLogger("martlet")
+HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+SINGLE = {"safetensors": "model.safetensors", "pickle": "pytorch_model.bin"}
+INDEX = {"safetensors": "model.safetensors.index.json", "pickle": "pytorch_model.bin.index.json"}
+_said: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Files of one revision and what they say. `gguf` is set where one GGUF file holds everything."""
+
+    snapshot: Snapshot
+    config: Config
+    gguf: GgufFile | None
+
+    def open_weights(self, use_safetensors: bool | None = None) -> TensorSource:
+        """The weights, memory-mapped: the GGUF file, else safetensors, else torch pickles; HubError if there are none."""
+        if self.gguf is not None:
+            return self.gguf
+        kinds = {None: ("safetensors", "pickle"), True: ("safetensors",), False: ("pickle",)}[use_safetensors]
+        for kind in kinds:
+            single = self.snapshot.file(SINGLE[kind])
+            if single is not None:
+                return open_weights(single)
+            index = self.snapshot.file(INDEX[kind])
+            if index is not None:
+                return open_shards(index, self.snapshot.require)
+        wanted = [name for kind in kinds for name in (SINGLE[kind], INDEX[kind])]
+        raise HubError(
+            self.snapshot.name,
+            f"must hold one of {', '.join(wanted)}, or a .gguf file",
+            found=", ".join(self.snapshot.list()[:12]) or "no files",
+        )
+
+    def locate(self, source: TensorSource, *, head: bool) -> dict[str, Piece]:
+        """Where each of our tensors lies in `source`, names and shapes checked; WeightsError if anything is off."""
+        family, arch = self.config.family, self.config.arch
+        names = source.names()
+        rules = family.gguf.rules if self.gguf is not None and family.gguf else family.name_rules(names)
+        pieces = locate(names, rules, arch)
+        check(pieces, {name: source.info(name).shape for name in names}, arch, head=head)
+        return pieces
+
+    @property
+    def arch(self) -> Arch:
+        return self.config.arch
+
+
+def open_checkpoint(
+    name_or_path: str | os.PathLike[str],
+    *,
+    gguf_file: str | None = None,
+    config: Config | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    harmless_config_keys: Sequence[str] = (),
+    **hub: Any,
+) -> Checkpoint:
+    """Opens "org/name", a folder or a .gguf file. `overrides` win over the config's keys; `config` replaces it whole."""
+    snapshot = open_snapshot(name_or_path, **hub)
+    path = _gguf_path(snapshot, gguf_file)
+    gguf = GgufFile(path) if path is not None else None
+    if config is None:
+        config = Config(_config_values(snapshot, gguf), harmless_config_keys=harmless_config_keys)
+    if overrides:
+        config = config.but(**overrides)
+    if trust_remote_code and "auto_map" in config and str(name_or_path) not in _said:
+        _said.add(str(name_or_path))
+        logger.info("%s names code of its own; martlet has this family and runs none of it", name_or_path)
+    return Checkpoint(snapshot, config, gguf)
+
+
+def _gguf_path(snapshot: Snapshot, gguf_file: str | None) -> Path | None:
+    if gguf_file is not None:
+        return snapshot.require(gguf_file)
+    single: Path | None = getattr(snapshot, "single", None)
+    if single is not None:
+        return single
+    if snapshot.file("config.json") is not None:
+        return None
+    found = [name for name in snapshot.list() if name.endswith(".gguf")]
+    if len(found) > 1:
+        raise ArgumentError(
+            snapshot.name, "holds several GGUF files", found=", ".join(sorted(found)), remedy="Pass gguf_file=."
+        )
+    return snapshot.require(found[0]) if found else None
+
+
+def _config_values(snapshot: Snapshot, gguf: GgufFile | None) -> dict[str, Any]:
+    if gguf is None:
+        return read_json(snapshot.require("config.json"))
+    family = find_gguf_family(str(gguf.metadata.get("general.architecture")))
+    assert family.gguf is not None
+    return {**family.gguf.config(gguf.metadata, gguf), "architectures": [family.causal_lm_class]}

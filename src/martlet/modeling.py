@@ -1,0 +1,209 @@
+"""The models a user holds: torch modules that also load, save and generate. auto.py makes them; no other file builds one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from martlet import arch as arch_
+from martlet.checkpoint import HUB_KEYWORDS, open_checkpoint
+from martlet.errors import ArgumentError
+from martlet.families import Config
+from martlet.formats.shards import save_sharded
+from martlet.nn.decoder import CausalLM, Decoder
+from martlet.nn.devices import STORED, find_dtype, read_device_map
+from martlet.nn.load import fill, fill_random, stored_dtype
+from martlet.nn.session import TorchSession
+from martlet.weights import assemble
+
+WORDS = {dtype: word for word, dtype in STORED.items()}
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Saved:
+    """What a base model and a causal LM share: where it came from, what it is made of, and how it is written."""
+
+    arch: arch_.Arch
+    config: Config
+    name_or_path: str
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first weight."""
+        return next(self.parameters()).device  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first weight."""
+        return next(self.parameters()).dtype  # type: ignore[attr-defined,no-any-return]
+
+    def num_parameters(self) -> int:
+        """Weights counted once each."""
+        return sum(parameter.numel() for parameter in self.parameters())  # type: ignore[attr-defined]
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        max_shard_size: int | str = "5GB",
+        state_dict: Mapping[str, Tensor] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Writes config.json and safetensors under Hugging Face's names, so that transformers loads them.
+
+        Files are written aside and renamed: what was there before survives a failure. SaveError if the disk is full.
+        """
+        if not safe_serialization:
+            raise ArgumentError("safe_serialization", "must be True: pickles are read, never written", found=False)
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        family, head = self.config.family, isinstance(self, CausalLM)
+        weights = dict(state_dict if state_dict is not None else self.state_dict())  # type: ignore[attr-defined]
+        ours = {name if head else f"model.{name}": weight for name, weight in weights.items()}
+        names = [name for name in arch_.tensors(self.arch) if name in ours]
+        stored = {}
+        for name, assembly in assemble(names, family.rules, self.arch).items():
+            if not head:
+                name = name.removeprefix(family.prefix)
+            stored[name] = _stored(assembly, ours)
+        save_sharded(folder, stored, read_bytes(max_shard_size), {"format": "pt"})
+        kind = family.causal_lm_class if head else family.base_class
+        dtype = str(self.dtype).removeprefix("torch.")
+        self.config.but(architectures=[kind], model_type=family.model_type, dtype=dtype).save_pretrained(folder)
+
+
+class ModelForCausalLM(Saved, CausalLM):
+    """A causal language model: call it for logits, `generate` for text."""
+
+    generation_config: Any
+    can_generate_text = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.arch)
+        self.config, self.name_or_path = config, ""
+
+    def open_session(self) -> TorchSession:
+        """Rows to step through, for generation."""
+        return TorchSession(self)
+
+    def can_generate(self) -> bool:
+        return True
+
+    def generate(self, inputs: Any = None, generation_config: Any = None, **keywords: Any) -> Any:
+        """Continues prompts; see `martlet.generation.generate.generate` for every keyword."""
+        from martlet.generation.generate import generate
+
+        was_training = self.training
+        self.eval()
+        try:
+            return generate(self, inputs, generation_config, **keywords)
+        finally:
+            self.train(was_training)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **keywords: Any) -> None:
+        """As `Saved.save_pretrained`, with generation_config.json beside it."""
+        super().save_pretrained(save_directory, **keywords)
+        self.generation_config.save_pretrained(save_directory)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def gradient_checkpointing_enable(self) -> None:
+        self.model.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.model.gradient_checkpointing = False
+
+
+class Model(Saved, Decoder):
+    """A decoder without its head: call it for `last_hidden_state`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.arch)
+        self.config, self.name_or_path = config, ""
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embed_tokens
+
+    def can_generate(self) -> bool:
+        return False
+
+
+def load_model(kind: type[Model] | type[ModelForCausalLM], name_or_path: Any, keywords: dict[str, Any]) -> Any:
+    """`from_pretrained`: files found, config read, names and shapes checked, weights mapped. Fails closed."""
+    device_map = keywords.pop("device_map", None)
+    dtype = keywords.pop("dtype", None)
+    old_dtype = keywords.pop("torch_dtype", None)
+    wanted = dtype if dtype is not None else old_dtype if old_dtype is not None else "auto"
+    use_safetensors = keywords.pop("use_safetensors", None)
+    hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
+    opened = open_checkpoint(
+        name_or_path,
+        gguf_file=keywords.pop("gguf_file", None),
+        config=keywords.pop("config", None),
+        trust_remote_code=bool(keywords.pop("trust_remote_code", False)),
+        harmless_config_keys=keywords.pop("harmless_config_keys", ()),
+        overrides=keywords,
+        **hub,
+    )
+    head = issubclass(kind, CausalLM)
+    source = opened.open_weights(use_safetensors)
+    pieces = opened.locate(source, head=head)
+    with torch.device("meta"):
+        model = kind(opened.config)
+    modules = [name for name, module in model.named_modules() if name and not list(module.children())]
+    placed = read_device_map(device_map, modules)
+    fill(model, source, pieces, _pick_dtype(wanted, opened.config, lambda: stored_dtype(source, pieces)), placed)
+    model.name_or_path = str(name_or_path)
+    return opened, model.eval()
+
+
+def build_model(kind: type[Model] | type[ModelForCausalLM], config: Config, dtype: Any = None) -> Any:
+    """`from_config`: fresh weights, drawn from torch's generator."""
+    with torch.device("meta"):
+        model = kind(config)
+    std = float(config.get("initializer_range") or config.get("init_std") or 0.02)
+    fill_random(model, _pick_dtype(dtype or "auto", config, torch.get_default_dtype), std)
+    return model
+
+
+def _pick_dtype(wanted: Any, config: Config, otherwise: Callable[[], torch.dtype]) -> torch.dtype:
+    if wanted != "auto":
+        return find_dtype(wanted)
+    said = config.get("dtype") or config.get("torch_dtype")
+    return find_dtype(said) if said else otherwise()
+
+
+def _stored(assembly: Any, ours: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...], Callable[[], Any]]:
+    """Dtype, shape and bytes of one checkpoint tensor; the bytes are made when the writer comes to them."""
+
+    def build() -> Tensor:
+        out: Tensor = assembly.build(lambda name: ours[name].detach().cpu(), torch.cat)
+        return out
+
+    with torch.device("meta"):
+        shape = assembly.build(lambda name: torch.empty_like(ours[name], device="meta"), torch.cat).shape
+    first = ours[assembly.parts[0]]
+    return WORDS[first.dtype], tuple(shape), lambda: build().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def read_bytes(size: int | str) -> int:
+    """A number of bytes, or a string such as "5GB"."""
+    if isinstance(size, int):
+        return size
+    for unit in sorted(UNITS, key=len, reverse=True):
+        if size.upper().endswith(unit):
+            try:
+                return math.floor(float(size[: -len(unit)]) * UNITS[unit])
+            except ValueError:
+                break
+    raise ArgumentError("max_shard_size", "must be a number of bytes or a string such as '5GB'", found=repr(size))

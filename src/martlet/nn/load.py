@@ -1,0 +1,91 @@
+"""Checkpoint tensors -> the parameters of a module: memory-mapped where the bytes are right as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from martlet.arch import Arch, tensors
+from martlet.formats.tensors import TensorSource, to_float32
+from martlet.nn.decoder import CausalLM, Decoder
+from martlet.nn.devices import STORED, DeviceMap, device_of
+from martlet.weights import Piece
+
+
+def read_tensor(source: TensorSource, name: str) -> Tensor:
+    """One checkpoint tensor: a view of the map for plain dtypes, float32 for packed ones."""
+    info = source.info(name)
+    raw = source.raw(name)
+    dtype = STORED.get(info.dtype)
+    if dtype is None:
+        return torch.from_numpy(to_float32(raw, info.dtype, info.shape))
+    if info.num_bytes == 0:
+        return torch.empty(info.shape, dtype=dtype)
+    if raw.ctypes.data % dtype.itemsize:
+        raw = np.array(raw)  # torch wants aligned numbers
+    return torch.frombuffer(raw, dtype=dtype).reshape(info.shape)
+
+
+def stored_dtype(source: TensorSource, pieces: Mapping[str, Piece]) -> torch.dtype:
+    """The dtype most weights are stored in; float32 for packed ones."""
+    counts: dict[torch.dtype, int] = {}
+    for piece in pieces.values():
+        info = source.info(piece.source)
+        dtype = STORED.get(info.dtype, torch.float32)
+        if dtype.is_floating_point:
+            counts[dtype] = counts.get(dtype, 0) + int(np.prod(info.shape))
+    return max(counts, key=lambda dtype: counts[dtype]) if counts else torch.float32
+
+
+def build_empty(arch: Arch, *, head: bool) -> CausalLM | Decoder:
+    """The module without memory for its weights."""
+    with torch.device("meta"):
+        return CausalLM(arch) if head else Decoder(arch)
+
+
+def fill(
+    module: nn.Module, source: TensorSource, pieces: Mapping[str, Piece], dtype: torch.dtype, placed: DeviceMap
+) -> None:
+    """Gives every parameter its tensor, in `dtype` and on its device. A plain tensor on the CPU stays in the file's map."""
+    head = isinstance(module, CausalLM)
+    arch: Arch = module.arch  # type: ignore[assignment]
+    for name in tensors(arch):
+        own = name if head else name.removeprefix("model.")
+        if not head and name.startswith("lm_head."):
+            continue
+        device = device_of(own, placed)
+        if device.type == "meta":
+            value = torch.empty(tensors(arch)[name], dtype=dtype, device="meta")
+        else:
+            piece = pieces[name]
+            value = piece.take(read_tensor(source, piece.source)).to(dtype=dtype, device=device)
+            value = value if value.is_contiguous() else value.contiguous()
+        _assign(module, own, value)
+    if isinstance(module, CausalLM):
+        module.tie_weights()
+
+
+def fill_random(module: nn.Module, dtype: torch.dtype, std: float) -> None:
+    """Fresh weights, as `from_config` gives: matrices normal with `std`, norms one, biases zero."""
+    for name, parameter in module.named_parameters():
+        value = torch.empty(parameter.shape, dtype=dtype)
+        if parameter.ndim > 1:
+            value.normal_(0.0, std)
+        else:
+            value.fill_(0.0 if name.endswith(".bias") or _is_plus_one(module, name) else 1.0)
+        _assign(module, name, value)
+    if isinstance(module, CausalLM):
+        module.tie_weights()
+
+
+def _is_plus_one(module: nn.Module, name: str) -> bool:
+    return bool(getattr(module.get_submodule(name.rpartition(".")[0]), "plus_one", False))
+
+
+def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    parent = module.get_submodule(owner)
+    setattr(parent, leaf, nn.Parameter(value, requires_grad=True))
