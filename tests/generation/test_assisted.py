@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from generation_fakes import WholeRowModel, hashed_logits, hashed_model
+from generation_fakes import Calls, WholeRowModel, WholeRowSession, hashed_logits, hashed_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from martlet.generation.assisted import DraftModel, PromptLookup
+from martlet.generation.backend import StepOutput
 from martlet.generation.loop import Decoder, Request
 from martlet.generation.outputs import Records
 
@@ -151,3 +152,27 @@ def test_a_draft_model_with_a_small_context_stops_drafting():
     drafter = DraftModel(draft.open_session(), num_tokens=3, context=8)
     results = Decoder(model.open_session(), drafter=drafter).run(requests(PROMPTS, eos=()))
     assert results == Decoder(model.open_session()).run(requests(PROMPTS, eos=()))
+
+
+class TurningSession(WholeRowSession):
+    """All of a step's scores change once its rows are longer than 14, as with longrope."""
+
+    def step(self, batch, **kinds):
+        ends = {row: self.length(row) + len(tokens) for row, tokens in batch}
+        hashed = [hashed_logits(), hashed_logits(salt=1)]
+        out = []
+        for row, tokens in batch:
+            self.logits_of = hashed[ends[row] > 14]
+            out.append(super().step([(row, tokens)], **kinds).logits)
+        return StepOutput(np.concatenate(out))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, 8])
+def test_no_score_depends_on_a_guess_after_it(num_tokens):
+    calls = Calls()
+    rows = requests(PROMPTS, eos=(), turns_over=lambda length, grown: length <= 14 < grown)
+    plain = Decoder(TurningSession(None, calls, 500)).run(rows)
+    drafter = DraftModel(TurningSession(None, calls, 500), num_tokens)
+    assert Decoder(TurningSession(None, calls, 500), drafter=drafter).run(rows) == plain
+    careless = Decoder(TurningSession(None, calls, 500), drafter=DraftModel(TurningSession(None, calls, 500), 8))
+    assert careless.run(requests(PROMPTS, eos=())) != plain

@@ -118,8 +118,10 @@ class DraftModel:
         return self.rows[row.number]
 
     def _budget(self, row: LiveRow) -> int:
-        room = row.room_for_drafts if self.context is None else min(row.room_for_drafts, self.context - len(row.ids))
-        return min(self._held(row).num_tokens, room)
+        num_tokens = self._held(row).num_tokens
+        if self.context is not None:
+            num_tokens = min(num_tokens, self.context - len(row.ids))
+        return row.cap_draft(num_tokens)
 
     def _catch_up(self, row: LiveRow) -> list[int]:
         """Forgets guesses that did not come true; returns the ids that are still to be read, at least the last."""

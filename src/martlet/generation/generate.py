@@ -23,6 +23,7 @@ from martlet.generation.outputs import GenerateOutput, Records, RowResult
 from martlet.generation.processors import build_processors, from_torch_processor, guide
 from martlet.generation.sampling import draw_seed
 from martlet.generation.stopping import build_stops
+from martlet.rope import turns_over
 
 DEFAULT_NEW_TOKENS = 20  # Hugging Face's, when neither max_new_tokens nor max_length is given
 SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -225,7 +226,14 @@ def _request(
         guidance=None if scale == 1.0 else partial(guide, scale=scale),
         negative_ids_T=negative_T,
         repairs_logits=bool(row.remove_invalid_values),
+        turns_over=_turns_of(arch),
     )
+
+
+def _turns_of(arch: Any) -> Callable[[int, int], bool]:
+    """Whether a row that grows from one length past another has all its keys turned anew (longrope, dynamic)."""
+    ropes = {layer.rope for layer in getattr(arch, "layers", ()) if layer.rope}
+    return lambda length, grown: any(turns_over(rope, length, grown) for rope in ropes)
 
 
 def _run(

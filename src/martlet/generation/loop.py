@@ -39,6 +39,7 @@ class Request:
     guidance: Guidance | None = None
     negative_ids_T: Ids | None = None  # what guidance is away from; None: the prompt's last token
     repairs_logits: bool = False  # a processor replaces NaN and infinity
+    turns_over: Callable[[int, int], bool] = lambda length, grown: False  # would growing change what was read?
 
     def unconditional_ids(self) -> Ids:
         return self.ids_T[-1:] if self.negative_ids_T is None else self.negative_ids_T
@@ -120,10 +121,16 @@ class LiveRow:
     def num_new(self) -> int:
         return len(self.ids) - len(self.request.ids_T)
 
-    @property
-    def room_for_drafts(self) -> int:
-        """Tokens that can be guessed with the one after them still inside the context."""
-        return max(0, self.request.end - len(self.ids) - 1)
+    def cap_draft(self, num_tokens: int) -> int:
+        """How many of `num_tokens` guesses one step may check: the token after them must be inside the context, and
+        no token's scores may depend on a guess after it."""
+        room = max(0, min(num_tokens, self.request.end - len(self.ids) - 1))
+        lengths = [len(self.ids)]
+        if self.unconditional_row is not None:
+            lengths.append(len(self.request.unconditional_ids()) + self.num_new)
+        while room and any(self.request.turns_over(length, length + room) for length in lengths):
+            room -= 1
+        return room
 
     def append(self, token: int) -> None:
         """Adds the token and finds out whether it is the last."""
@@ -218,7 +225,7 @@ class Decoder:
     def _step(self, live: list[LiveRow]) -> None:
         """Feeds each row its last token and its draft, and keeps what the scores confirm."""
         drafts = [NO_TOKENS] * len(live) if self.drafter is None else self.drafter.propose(live)
-        drafts = [draft[: row.room_for_drafts] for row, draft in zip(live, drafts, strict=True)]
+        drafts = [draft[: row.cap_draft(len(draft))] for row, draft in zip(live, drafts, strict=True)]
         fed = [np.append(row.ids.view()[-1:], draft).tolist() for row, draft in zip(live, drafts, strict=True)]
         batch = [(row.session_row, tokens) for row, tokens in zip(live, fed, strict=True)]
         guided = [place for place, row in enumerate(live) if row.unconditional_row is not None]
