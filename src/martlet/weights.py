@@ -1,4 +1,4 @@
-"""Checkpoint tensor names -> our names, as a table of rules that work both ways, and the strict check of names and shapes.
+"""Checkpoint tensor names -> our names: a table of rules that work both ways, and the strict check of names and shapes.
 
 Nothing here reads data: a `Piece` says where one of our tensors lies in a checkpoint, an `Assembly` what a checkpoint
 tensor is made of. `take` and `build` work on anything that indexes like numpy, torch tensors included.
@@ -207,7 +207,9 @@ def check(pieces: Mapping[str, Piece], shapes: Mapping[str, tuple[int, ...]], ar
     if not arch.head_bias and "lm_head.bias" in pieces:
         surplus.append("lm_head.bias")
     if missing or surplus:
-        raise WeightsError("checkpoint", _differences(wanted, missing, surplus, pieces), remedy=_advice(missing, surplus))
+        raise WeightsError(
+            "checkpoint", _differences(wanted, missing, surplus, pieces), remedy=_advice(missing, surplus)
+        )
     for name, piece in pieces.items():
         if name not in wanted:
             continue
@@ -238,9 +240,7 @@ def _follow(source: str, rules: Sequence[Rule], arch: Arch) -> list[tuple[str, P
                 continue
             if rule.dropped:
                 continue
-            piece = replace(
-                piece, transposed=piece.transposed or rule.transposed, added=piece.added + rule.added
-            )
+            piece = replace(piece, transposed=piece.transposed or rule.transposed, added=piece.added + rule.added)
             if not rule.split:
                 following.append((_swap(name, rule.theirs, rule.ours[0]), piece))
                 continue
@@ -306,7 +306,9 @@ def _differences(
     if missing:
         said.append(f"{len(missing)} of {len(wanted)} tensors missing: {_few(missing)}")
     if surplus:
-        said.append(f"{len(surplus)} tensors that this architecture does not use: {_few([pieces[n].source for n in surplus])}")
+        said.append(
+            f"{len(surplus)} tensors that this architecture does not use: {_few([pieces[n].source for n in surplus])}"
+        )
     return "; ".join(said)
 
 

@@ -19,7 +19,7 @@ _OWN = ("_values", "_harmless", "_arch")
 
 
 class Config:
-    """The values of one config.json. Attributes read and write them; `arch` is what they mean, checked when first asked.
+    """The values of one config.json. Attributes read and write them; `arch` is what they mean, checked when asked.
 
     Names of other families are understood: `config.hidden_size` works on GPT-2, whose key is `n_embd`.
     """

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from martlet.arch import Activation, Arch, Layer, Norm, Placement, QKNorm, Rope
-from martlet.families.llama import decoder, read_activation, read_window, with_windows
+from martlet.families.decoder import decoder, read_activation, read_window, with_windows
+from martlet.families.gguf import RMS_EPS, GgufKeys, common_config
 from martlet.families.reader import Reader
-from martlet.families.registry import family
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
 from martlet.families.rope_config import check_table, read_rope
+from martlet.formats.tensors import TensorSource
+from martlet.weights import rename, shift
 
 
 def _gemma(c: Reader, **defaults: Any) -> Arch:
@@ -33,7 +39,61 @@ def _sandwiched(c: Reader, default_caps: tuple[float, float], **defaults: Any) -
     )
 
 
-@family("gemma", classes=("GemmaModel", "GemmaForCausalLM"))
+WINDOW, PATTERN, LOCAL_THETA = "attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa"
+CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+# llama.cpp stores the weight of a norm with the 1 added, and names the norms by what they stand before or after.
+GGUF_SHIFT = (shift("norm.weight", -1.0), *GGUF_NAMES)
+GGUF_SANDWICH = (
+    *GGUF_SHIFT,
+    rename(".attn_norm.", ".input_layernorm."),
+    rename(".post_attention_norm.", ".post_attention_layernorm."),
+    rename(".ffn_norm.", ".pre_feedforward_layernorm."),
+    rename(".post_ffw_norm.", ".post_feedforward_layernorm."),
+)
+
+
+def _gguf_gemma(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+    keys, config = common_config(metadata, source, "gemma")
+    return config | {"hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": keys.number(RMS_EPS)}
+
+
+def _gguf_sandwiched(keys: GgufKeys, config: dict[str, Any], num_largest: int) -> dict[str, Any]:
+    """The largest model of each generation scales scores by hidden_size / heads; its depth alone tells."""
+    config |= {"hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": keys.number(RMS_EPS)}
+    is_largest = config["num_hidden_layers"] == num_largest
+    scalar = config["hidden_size"] / config["num_attention_heads"] if is_largest else float(config["head_dim"])
+    if keys.value("attention.scale") is not None:
+        scalar = keys.number("attention.scale") ** -2
+    config["query_pre_attn_scalar"] = scalar
+    if keys.value(WINDOW) is not None:
+        config["sliding_window"] = keys.size(WINDOW) or None
+    return config | {key: keys.number(key) for key in CAPS if keys.value(key) is not None}
+
+
+def _gguf_gemma2(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+    keys, config = common_config(metadata, source, "gemma2", WINDOW, "attention.scale", *CAPS)
+    return _gguf_sandwiched(keys, config, 46)
+
+
+def _gguf_gemma3(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+    keys, config = common_config(
+        metadata, source, "gemma3_text", WINDOW, PATTERN, LOCAL_THETA, "attention.scale", *CAPS
+    )
+    config = {"rope_theta": 1e6} | _gguf_sandwiched(keys, config, 62)
+    config["rope_local_base_freq"] = keys.number(LOCAL_THETA, 10_000.0)
+    pattern = metadata.get(f"{keys.architecture}.{PATTERN}")
+    if isinstance(pattern, np.ndarray):
+        config["layer_types"] = ["sliding_attention" if slides else "full_attention" for slides in pattern.tolist()]
+    else:
+        config["sliding_window_pattern"] = keys.size(PATTERN, 6)
+    return config
+
+
+@family(
+    "gemma",
+    classes=("GemmaModel", "GemmaForCausalLM"),
+    gguf=GgufDialect(("gemma",), _gguf_gemma, (*GGUF_SHIFT, *GGUF_PRE_NORMS)),
+)
 def gemma(c: Reader) -> Arch:
     """The first files say "gelu" where the tanh approximation is meant."""
     key = "hidden_activation" if "hidden_activation" in c else "hidden_act"
@@ -42,14 +102,22 @@ def gemma(c: Reader) -> Arch:
     return _gemma(c, kv_heads=16, activation=Activation.GELU_TANH if activation is Activation.GELU else activation)
 
 
-@family("gemma2", classes=("Gemma2Model", "Gemma2ForCausalLM"))
+@family(
+    "gemma2",
+    classes=("Gemma2Model", "Gemma2ForCausalLM"),
+    gguf=GgufDialect(("gemma2",), _gguf_gemma2, GGUF_SANDWICH),
+)
 def gemma2(c: Reader) -> Arch:
     """Every other layer slides, the first one does."""
     arch = _sandwiched(c, (50.0, 30.0))
     return with_windows(c, arch, read_window(c, 4096), [index % 2 == 0 for index in range(arch.num_layers)])
 
 
-@family("gemma3_text", classes=("Gemma3TextModel", "Gemma3ForCausalLM"))
+@family(
+    "gemma3_text",
+    classes=("Gemma3TextModel", "Gemma3ForCausalLM"),
+    gguf=GgufDialect(("gemma3",), _gguf_gemma3, GGUF_SANDWICH),
+)
 def gemma3_text(c: Reader) -> Arch:
     """Five sliding layers with a rotation of their own, then a full one; q and k normalised per head."""
     full, local = _gemma3_ropes(c)
@@ -59,7 +127,9 @@ def gemma3_text(c: Reader) -> Arch:
     arch = _sandwiched(c, (0.0, 0.0), rope=full)
     arch = with_windows(c, arch, read_window(c, 4096), [bool((index + 1) % every) for index in range(arch.num_layers)])
     layers = tuple(Layer(local if layer.window else full, layer.window) for layer in arch.layers)
-    return arch.but(qk_norm=QKNorm.HEAD, layers=layers, max_position_embeddings=c.size("max_position_embeddings", 131_072))
+    return arch.but(
+        qk_norm=QKNorm.HEAD, layers=layers, max_position_embeddings=c.size("max_position_embeddings", 131_072)
+    )
 
 
 def _gemma3_ropes(c: Reader) -> tuple[Rope, Rope]:

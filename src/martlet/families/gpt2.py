@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from martlet.arch import Arch, Layer, Norm
-from martlet.families.llama import read_activation, read_head_dim
+from martlet.families.decoder import read_activation, read_head_dim
+from martlet.families.gguf import LAYER_EPS, common_config
 from martlet.families.reader import Reader
-from martlet.families.registry import family
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
+from martlet.formats.tensors import TensorSource
 from martlet.weights import drop, rename, rows_qkv, split, transpose
 
 QKV = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
@@ -30,7 +35,20 @@ RULES = (
 )
 
 
-@family("gpt2", classes=("GPT2Model", "GPT2LMHeadModel"), rules=RULES, prefix="transformer.")
+def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+    keys, found = common_config(metadata, source, "gpt2")
+    names = {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"}
+    names |= {"n_positions": "max_position_embeddings", "n_inner": "intermediate_size"}
+    config = {ours: found.pop(common) for ours, common in names.items()}
+    kept = {key: value for key, value in found.items() if key not in ("num_key_value_heads", "head_dim")}
+    return kept | config | {"activation_function": "gelu_new", "layer_norm_epsilon": keys.number(LAYER_EPS)}
+
+
+# llama.cpp's converter turns the matrices round; q, k and v stay one.
+GGUF = GgufDialect(("gpt2",), _gguf, (split(".attn_qkv.", QKV, rows_qkv), *GGUF_NAMES, *GGUF_PRE_NORMS))
+
+
+@family("gpt2", classes=("GPT2Model", "GPT2LMHeadModel"), rules=RULES, prefix="transformer.", gguf=GGUF)
 def gpt2(c: Reader) -> Arch:
     c.neutral("scale_attn_by_inverse_layer_idx", False)
     c.neutral("add_cross_attention", False)

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from martlet.arch import Arch, Layer, Norm, Placement
-from martlet.families.llama import read_activation, read_head_dim
-from martlet.families.reader import Reader
-from martlet.families.registry import family
-from martlet.families.rope_config import read_rope
-from martlet.weights import rename, rows_qkv_by_head, split
+from collections.abc import Mapping
+from typing import Any
 
+from martlet.arch import Arch, Layer, Norm, Placement
+from martlet.families.decoder import read_activation, read_head_dim
+from martlet.families.gguf import LAYER_EPS, common_config
+from martlet.families.reader import Reader
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
+from martlet.families.rope_config import read_rope
+from martlet.formats.tensors import TensorSource
+from martlet.weights import rename, rows_qkv, rows_qkv_by_head, split
+
+QKV = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
 RULES = (
     rename("^gpt_neox.", "^model."),
     rename("^embed_out.", "^lm_head."),
     rename("^model.embed_in.", "^model.embed_tokens."),
     rename("^model.final_layer_norm.", "^model.norm."),
-    split(
-        ".attention.query_key_value.", (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj."), rows_qkv_by_head
-    ),
+    split(".attention.query_key_value.", QKV, rows_qkv_by_head),
     rename(".attention.dense.", ".self_attn.o_proj."),
     rename(".mlp.dense_h_to_4h.", ".mlp.up_proj."),
     rename(".mlp.dense_4h_to_h.", ".mlp.down_proj."),
 )
 
 
-@family("gpt_neox", classes=("GPTNeoXModel", "GPTNeoXForCausalLM"), rules=RULES, prefix="gpt_neox.")
+def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+    keys, config = common_config(metadata, source, "gpt_neox", "use_parallel_residual")
+    del config["num_key_value_heads"]
+    config |= {
+        "rotary_emb_base": config.pop("rope_theta", 10_000.0),
+        "rotary_pct": config.pop("partial_rotary_factor", 1.0),
+    }
+    config |= {"use_parallel_residual": keys.flag("use_parallel_residual", True), "hidden_act": "gelu"}
+    return config | {"layer_norm_eps": keys.number(LAYER_EPS), "attention_bias": "blk.0.attn_qkv.bias" in source}
+
+
+# llama.cpp's converter lays all of q before all of k before all of v.
+GGUF = GgufDialect(("gptneox",), _gguf, (split(".attn_qkv.", QKV, rows_qkv), *GGUF_NAMES, *GGUF_PRE_NORMS))
+
+
+@family("gpt_neox", classes=("GPTNeoXModel", "GPTNeoXForCausalLM"), rules=RULES, prefix="gpt_neox.", gguf=GGUF)
 def gpt_neox(c: Reader) -> Arch:
     heads, head_dim = c.size("num_attention_heads"), read_head_dim(c)
     rope = read_rope(c, head_dim=head_dim, fraction=0.25, theta_key="rotary_emb_base", fraction_key="rotary_pct")

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from martlet.arch import Arch
-from martlet.families.llama import decoder
+from martlet.families.decoder import decoder
+from martlet.families.gguf import RMS_EPS, common_config
+from martlet.families.llama import UNPAIR
 from martlet.families.reader import Reader
-from martlet.families.registry import family
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
+from martlet.formats.tensors import TensorSource
+
+SCALES = {
+    "embedding_multiplier": "embedding_scale",
+    "attention_multiplier": "attention.scale",
+    "residual_multiplier": "residual_scale",
+    "logits_scaling": "logit_scale",
+}
 
 
-@family("granite", classes=("GraniteModel", "GraniteForCausalLM"))
+def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+    keys, config = common_config(metadata, source, "granite", *SCALES.values())
+    config |= {"hidden_act": "silu", "rms_norm_eps": keys.number(RMS_EPS)}
+    return config | {ours: keys.number(theirs, 1.0) for ours, theirs in SCALES.items()}
+
+
+GGUF = GgufDialect(("granite",), _gguf, (*GGUF_NAMES, *GGUF_PRE_NORMS, *UNPAIR))
+
+
+@family("granite", classes=("GraniteModel", "GraniteForCausalLM"), gguf=GGUF)
 def granite(c: Reader) -> Arch:
     def multiplier(key: str) -> float:
         found = c.number(key, 1.0)

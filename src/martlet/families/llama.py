@@ -1,118 +1,17 @@
-"""Llama and its direct relatives. Our tensor names are Llama's, so its own checkpoints need no rules."""
+"""Llama and Mistral. Our tensor names are Llama's, so its own checkpoints need no rules."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from martlet.arch import Activation, Arch, Layer, Rope, RopeScaling
-from martlet.families.gguf import common_config, frequency_factors
+from martlet.arch import Arch
+from martlet.families.decoder import decoder, read_layer_types, read_window, with_windows
+from martlet.families.gguf import RMS_EPS, common_config
 from martlet.families.reader import Reader
 from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
-from martlet.families.rope_config import read_rope
 from martlet.formats.tensors import TensorSource
-from martlet.rope import frequencies
 from martlet.weights import reorder, rows_pairwise
-
-ACTIVATIONS = {
-    "silu": Activation.SILU,
-    "swish": Activation.SILU,
-    "gelu": Activation.GELU,
-    "gelu_python": Activation.GELU,
-    "gelu_new": Activation.GELU_TANH,
-    "gelu_fast": Activation.GELU_TANH,
-    "gelu_accurate": Activation.GELU_TANH,
-    "gelu_pytorch_tanh": Activation.GELU_TANH,
-    "gelu_python_tanh": Activation.GELU_TANH,
-    "relu": Activation.RELU,
-}
-
-
-def read_activation(c: Reader, key: str = "hidden_act", default: str = "silu") -> Activation:
-    """The MLP's activation by Hugging Face's name."""
-    name = c.text(key, default)
-    if name not in ACTIVATIONS:
-        raise c.error(f"{key} must be one of {', '.join(ACTIVATIONS)}", name)
-    return ACTIVATIONS[name]
-
-
-def read_head_dim(c: Reader, *, hidden: str = "hidden_size", heads: str = "num_attention_heads") -> int:
-    """head_dim, or hidden_size shared out among the heads where it is absent."""
-    if "head_dim" in c:
-        return c.size("head_dim")
-    width, num_heads = c.size(hidden), c.size(heads)
-    if num_heads < 1 or width % num_heads:
-        raise c.error(f"{hidden} ({width}) must be a multiple of {heads} ({num_heads})")
-    return width // num_heads
-
-
-def decoder(
-    c: Reader,
-    *,
-    theta: float = 10_000.0,
-    eps: float = 1e-6,
-    longest: int = 2048,
-    kv_heads: int | None = None,
-    head_dim: int | None = None,
-    rope: Rope | None = None,
-    activation: Activation | None = None,
-    tied: bool = False,
-) -> Arch:
-    """The frame of a Llama-like config. The arguments are the family's defaults for keys a config may leave out;
-    a `head_dim`, a `rope` or an `activation` is one the family read itself."""
-    heads = c.size("num_attention_heads")
-    head_dim = head_dim or read_head_dim(c)
-    rope = rope or read_rope(c, head_dim=head_dim, theta=theta)
-    biased = c.flag("attention_bias", False)
-    return Arch(
-        vocab_size=c.size("vocab_size"),
-        hidden_size=c.size("hidden_size"),
-        intermediate_size=c.size("intermediate_size"),
-        num_attention_heads=heads,
-        num_key_value_heads=c.size("num_key_value_heads", heads if c.is_null("num_key_value_heads") else kv_heads or heads),
-        head_dim=head_dim,
-        layers=(Layer(rope),) * c.num_layers(),
-        max_position_embeddings=c.size("max_position_embeddings", longest),
-        norm_eps=c.number("rms_norm_eps", eps),
-        activation=activation or read_activation(c),
-        qkv_bias=biased,
-        out_bias=biased,
-        mlp_bias=c.flag("mlp_bias", False),
-        tied=c.flag("tie_word_embeddings", tied),
-    )
-
-
-def read_window(c: Reader, default: int = 0) -> int:
-    """Tokens a sliding layer sees, itself included; 0 where null turns sliding off. The default is for no key at all."""
-    if c.is_null("sliding_window"):
-        return 0
-    window = c.size("sliding_window", default)
-    if window < 1 and "sliding_window" in c:
-        raise c.error("sliding_window must be at least 1, or null", window)
-    return window
-
-
-def read_layer_types(c: Reader, num_layers: int) -> list[bool] | None:
-    """Which layers slide, by `layer_types`; None where the config does not say."""
-    types = c.value("layer_types")
-    if types is None:
-        return None
-    kinds = {"sliding_attention": True, "full_attention": False}
-    if not isinstance(types, list) or len(types) != num_layers or not all(isinstance(t, str) and t in kinds for t in types):
-        raise c.error(f"layer_types must be {num_layers} of {', '.join(kinds)}", types)
-    return [kinds[kind] for kind in types]
-
-
-def with_windows(c: Reader, arch: Arch, window: int, is_sliding: list[bool]) -> Arch:
-    """`arch` with a window on the layers that slide, `layer_types` deciding where it is given."""
-    is_sliding = read_layer_types(c, arch.num_layers) or (is_sliding if window else [False] * arch.num_layers)
-    if any(is_sliding) and not window:
-        raise c.error("layer_types names sliding_attention, so sliding_window must be given and in use")
-    pairs = zip(arch.layers, is_sliding, strict=True)
-    return arch.but(layers=tuple(Layer(layer.rope, window if slides else 0) for layer, slides in pairs))
-
 
 # llama.cpp turns pairs that stand side by side, so its converter reorders the rows of q and k.
 UNPAIR = (
@@ -123,40 +22,11 @@ UNPAIR = (
 
 def gguf_config(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
     """config.json of a GGUF file whose architecture is "llama": Llama, Mistral, SmolLM2, TinyLlama, Yi."""
-    keys, config = common_config(metadata, source)
-    config |= {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon")}
-    if "blk.0.attn_q.bias" in source:
-        config["attention_bias"] = True
-    factors = frequency_factors(source, "rope_freqs.weight")
-    if factors is not None:
-        config["rope_scaling"] = _llama3_scaling(factors, config)
-    return config
-
-
-def _llama3_scaling(factors: list[float], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The converter keeps a divisor for each frequency and not the four numbers it came from: find them again."""
-    theta, head_dim = float(config.get("rope_theta", 10_000.0)), int(config["head_dim"])
-    plain = frequencies(Rope(theta), head_dim, 0)
-    for factor in sorted({round(max(factors), 3), 8.0, 32.0}):
-        rope = Rope(
-            theta, scaling=RopeScaling.LLAMA3, factor=factor, original_positions=8192, low_freq_factor=1.0, high_freq_factor=4.0
-        )
-        if np.allclose(plain / frequencies(rope, head_dim, 0), factors, rtol=1e-4):
-            return {
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            }
-    longest = int(config["max_position_embeddings"])
-    return {
-        "rope_type": "longrope",
-        "short_factor": factors,
-        "long_factor": factors,
-        "attention_factor": 1.0,
-        "original_max_position_embeddings": longest,
-    }
+    keys, config = common_config(metadata, source, "llama", "attention.sliding_window")
+    if keys.size("attention.sliding_window", 0):
+        config |= {"model_type": "mistral", "sliding_window": keys.size("attention.sliding_window")}
+    biased = "blk.0.attn_output.bias" in source
+    return config | {"hidden_act": "silu", "rms_norm_eps": keys.number(RMS_EPS), "attention_bias": biased}
 
 
 GGUF = GgufDialect(("llama",), gguf_config, (*GGUF_NAMES, *GGUF_PRE_NORMS, *UNPAIR))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from martlet.arch import Arch, Layer, Norm, Placement
-from martlet.families.llama import read_activation, read_head_dim
+from martlet.families.decoder import read_activation, read_head_dim
 from martlet.families.reader import Reader
 from martlet.families.registry import family
 from martlet.weights import drop, rename
@@ -26,7 +26,11 @@ def opt(c: Reader) -> Arch:
     c.neutral("layer_norm_elementwise_affine", True)
     c.neutral("scale_embeddings", False)
     c.neutral("learned_embeddings", True)
-    hidden, heads, positions = c.size("hidden_size"), c.size("num_attention_heads"), c.size("max_position_embeddings", 2048)
+    hidden, heads, positions = (
+        c.size("hidden_size"),
+        c.size("num_attention_heads"),
+        c.size("max_position_embeddings", 2048),
+    )
     before, biased = c.flag("do_layer_norm_before", True), c.flag("enable_bias", True)
     no_final_norm = c.flag("_remove_final_layer_norm", False)
     narrow = c.size("word_embed_proj_dim", hidden)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from martlet.arch import Arch, Layer, Norm, Placement
-from martlet.families.llama import read_activation, read_head_dim
-from martlet.families.reader import Reader
-from martlet.families.registry import family
-from martlet.families.rope_config import read_rope
-from martlet.weights import rename
+from collections.abc import Mapping
+from typing import Any
 
+from martlet.arch import Arch, Layer, Norm, Placement
+from martlet.families.decoder import read_activation, read_head_dim
+from martlet.families.gguf import LAYER_EPS, common_config
+from martlet.families.reader import Reader
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
+from martlet.families.rope_config import read_rope
+from martlet.formats.tensors import TensorSource
+from martlet.weights import rename, rows_qkv, split
+
+QKV = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
 RULES = (
     rename("^model.final_layernorm.", "^model.norm."),
     rename(".self_attn.dense.", ".self_attn.o_proj."),
@@ -17,7 +23,16 @@ RULES = (
 )
 
 
-@family("phi", classes=("PhiModel", "PhiForCausalLM"), rules=RULES)
+def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+    keys, config = common_config(metadata, source, "phi")
+    config.setdefault("partial_rotary_factor", 1.0)
+    return config | {"hidden_act": "gelu_new", "layer_norm_eps": keys.number(LAYER_EPS)}
+
+
+GGUF = GgufDialect(("phi2",), _gguf, (split(".attn_qkv.", QKV, rows_qkv), *GGUF_NAMES, *GGUF_PRE_NORMS))
+
+
+@family("phi", classes=("PhiModel", "PhiForCausalLM"), rules=RULES, gguf=GGUF)
 def phi(c: Reader) -> Arch:
     c.neutral("qk_layernorm", False)
     heads, head_dim = c.size("num_attention_heads"), read_head_dim(c)

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from martlet.arch import Arch
-from martlet.families.llama import decoder, read_head_dim, read_window, with_windows
+from martlet.families.decoder import decoder, read_head_dim, read_window, with_windows
+from martlet.families.gguf import RMS_EPS, common_config
 from martlet.families.reader import Reader
-from martlet.families.registry import family
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
 from martlet.families.rope_config import check_table, read_rope, rope_table
+from martlet.formats.tensors import TensorSource
 from martlet.weights import rows_gate_up, rows_qkv, split
 
-RULES = (
-    split(".self_attn.qkv_proj.", (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj."), rows_qkv),
-    split(".mlp.gate_up_proj.", (".mlp.gate_proj.", ".mlp.up_proj."), rows_gate_up),
+QKV = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
+GATE_UP = (".mlp.gate_proj.", ".mlp.up_proj.")
+RULES = (split(".self_attn.qkv_proj.", QKV, rows_qkv), split(".mlp.gate_up_proj.", GATE_UP, rows_gate_up))
+
+
+def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+    keys, config = common_config(metadata, source, "phi3", "attention.sliding_window")
+    config |= {"hidden_act": "silu", "rms_norm_eps": keys.number(RMS_EPS)}
+    config["sliding_window"] = keys.size("attention.sliding_window", 0) or None
+    trained = keys.size("rope.scaling.original_context_length", 0)
+    return config | ({"original_max_position_embeddings": trained} if trained else {})
+
+
+GGUF = GgufDialect(
+    ("phi3",),
+    _gguf,
+    (split(".attn_qkv.", QKV, rows_qkv), split(".ffn_up.", GATE_UP, rows_gate_up), *GGUF_NAMES, *GGUF_PRE_NORMS),
 )
 
 
-@family("phi3", classes=("Phi3Model", "Phi3ForCausalLM"), rules=RULES)
+@family("phi3", classes=("Phi3Model", "Phi3ForCausalLM"), rules=RULES, gguf=GGUF)
 def phi3(c: Reader) -> Arch:
     c.neutral("attention_bias", False)
     c.neutral("mlp_bias", False)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from martlet.arch import Arch, QKNorm
-from martlet.families.gguf import common_config
-from martlet.families.llama import decoder, read_window, with_windows
+from martlet.families.decoder import decoder, read_window, with_windows
+from martlet.families.gguf import RMS_EPS, common_config
 from martlet.families.reader import Reader
 from martlet.families.registry import GgufDialect, family
 from martlet.formats.tensors import TensorSource
@@ -23,9 +23,8 @@ def _qwen(c: Reader, head_dim: int | None = None) -> Arch:
 
 def _gguf(model_type: str) -> GgufDialect:
     def config(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
-        keys, found = common_config(metadata, source)
-        eps = keys.number("attention.layer_norm_rms_epsilon")
-        return found | {"model_type": model_type, "hidden_act": "silu", "rms_norm_eps": eps}
+        keys, found = common_config(metadata, source, model_type)
+        return found | {"hidden_act": "silu", "rms_norm_eps": keys.number(RMS_EPS)}
 
     return GgufDialect((model_type,), config)
 

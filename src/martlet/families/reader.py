@@ -12,7 +12,7 @@ from martlet.errors import ConfigError
 
 # Keys that say nothing of a decoder's forward pass, whatever their value: names, training, generation defaults,
 # tokens, bookkeeping. A pattern must not be able to match a key that changes the maths.
-HARMLESS = (
+_HARMLESS = (
     "model_type architectures auto_map custom_pipelines torch_dtype dtype transformers_version *_version "
     "_name_or_path _commit_hash _attn_implementation* _from_model_config _flash_attn_* _num_labels _experts_* "
     "unsloth_* name license language *_token_id *_token_ids *_token_index use_cache initializer_* init_std init_device "
@@ -25,9 +25,10 @@ HARMLESS = (
     "encoder_no_repeat_ngram_size bad_words_ids num_return_sequences early_stopping remove_invalid_values "
     "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens forced_* generation_config "
     "attn_implementation transformers.js_config neuron quantization_comment hf_revision is_llama_config "
-    "use_flash_attn* flash_attn* fused_mlp fused_bias_fc fused_dropout_add_ln cache_implementation keys_to_ignore_at_inference "
-    "max_window_layers"
-).split()
+    "use_flash_attn* flash_attn* fused_mlp fused_bias_fc fused_dropout_add_ln cache_implementation "
+    "keys_to_ignore_at_inference max_window_layers"
+)
+HARMLESS = tuple(_HARMLESS.split())
 # Keys that change the maths of some family, but not while they have this value.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "rope_interleaved": (False,),
@@ -136,7 +137,10 @@ class Reader:
                 continue
             if any(fnmatch.fnmatchcase(str(key), known) for known in HARMLESS):
                 continue
-            if any(value is neutral or (value == neutral and not isinstance(value, bool)) for neutral in NEUTRAL.get(key, ())):
+            if any(
+                value is neutral or (value == neutral and not isinstance(value, bool))
+                for neutral in NEUTRAL.get(key, ())
+            ):
                 continue
             near = difflib.get_close_matches(str(key), sorted(self._read), 1)
             raise ConfigError(

@@ -111,7 +111,7 @@ def load_families() -> dict[str, Family]:
 
 
 def find_family(config: Mapping[str, Any]) -> Family:
-    """The family of a config.json. An unknown one is an error that names the nearest; no code of the checkpoint runs."""
+    """The family of a config.json. An unknown one is an error that names the nearest; no code of it is run."""
     known = load_families()
     model_type, classes = config.get("model_type"), config.get("architectures")
     if isinstance(model_type, str) and model_type in known:

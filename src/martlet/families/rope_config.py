@@ -20,10 +20,11 @@ KINDS = {
     "su": RopeScaling.LONGROPE,  # its name in the first Phi-3 files
 }
 # A key of some kinds is without effect in the others, as in Hugging Face; a key of none is an error.
-TABLE_KEYS = frozenset(
-    "rope_type type rope_theta partial_rotary_factor factor original_max_position_embeddings attention_factor beta_fast "
-    "beta_slow mscale mscale_all_dim truncate short_factor long_factor low_freq_factor high_freq_factor finetuned".split()
+_TABLE_KEYS = (
+    "rope_type type rope_theta partial_rotary_factor factor original_max_position_embeddings attention_factor "
+    "finetuned beta_fast beta_slow mscale mscale_all_dim truncate short_factor long_factor low_freq_factor high_freq_factor"
 )
+TABLE_KEYS = frozenset(_TABLE_KEYS.split())
 
 
 def read_rope(
@@ -48,7 +49,9 @@ def read_rope(
         raise c.error(f"rope type must be one of {', '.join(KINDS)}", kind_name)
     rope = Rope(
         theta=_number(c, table, "rope_theta", c.number(theta_key, theta), above=1.0),
-        fraction=_number(c, table, "partial_rotary_factor", c.number(fraction_key, 1.0 if fraction is None else fraction)),
+        fraction=_number(
+            c, table, "partial_rotary_factor", c.number(fraction_key, 1.0 if fraction is None else fraction)
+        ),
     )
     if fraction is None and rope.fraction != 1:
         raise c.error("partial_rotary_factor is supported at 1.0 only", rope.fraction)
@@ -63,7 +66,9 @@ def rope_table(c: Reader) -> Mapping[str, Any]:
     """The one table of rotary settings, {} if there is none."""
     named = {key: found for key in ("rope_parameters", "rope_scaling") if (found := c.value(key))}
     if len(named) == 2 and named["rope_parameters"] != named["rope_scaling"]:
-        raise c.error("rope_parameters and rope_scaling are two names of one table, and here they differ", named["rope_scaling"])
+        raise c.error(
+            "rope_parameters and rope_scaling are two names of one table, and here they differ", named["rope_scaling"]
+        )
     for table in named.values():
         return check_table(c, table)
     return {}
@@ -90,9 +95,8 @@ def _scaled(c: Reader, table: Mapping[str, Any], kind: RopeScaling, rope: Rope, 
     ratio = longest / original if original and longest else None
     factor = _number(c, table, "factor", ratio if kind in (RopeScaling.LONGROPE, RopeScaling.YARN) else None, above=0.0)
     original = int(original) if kind is not RopeScaling.LINEAR else 0
-    common: dict[str, Any] = {
-        "theta": rope.theta, "fraction": rope.fraction, "scaling": kind, "factor": factor, "original_positions": original,
-    }  # fmt: skip
+    common: dict[str, Any] = {"theta": rope.theta, "fraction": rope.fraction, "scaling": kind, "factor": factor}
+    common["original_positions"] = original
     match kind:
         case RopeScaling.LLAMA3:
             low = _number(c, table, "low_freq_factor", None, above=0.0)
