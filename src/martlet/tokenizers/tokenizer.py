@@ -1,0 +1,489 @@
+"""Tokenizer: text to ids and back over a `tokenizers` backend, with Hugging Face's fast-tokenizer surface."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from martlet.errors import ArgumentError, TokenizerError
+from martlet.tokenizers import chat, saving, specials
+from martlet.tokenizers.batch import BatchEncoding
+from martlet.tokenizers.encoding import Limits, encode_rows, read_limits, read_rows, to_batch
+from martlet.tokenizers.padding import pad_rows
+from martlet.tokenizers.settings import SPECIAL_NAMES, Settings
+
+if TYPE_CHECKING:
+    from martlet.formats.gguf import GgufFile
+    from martlet.tokenizers.settings import Files
+
+
+class _Token:
+    """A named special token, as text."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, tokenizer: Tokenizer, owner: type | None = None) -> str | None:
+        token = tokenizer.settings.special_tokens.get(self.name)
+        return None if token is None else str(token)
+
+    def __set__(self, tokenizer: Tokenizer, value: str | AddedToken | None) -> None:
+        if value is None:
+            tokenizer.settings.special_tokens.pop(self.name, None)
+        elif isinstance(value, (str, AddedToken)):
+            tokenizer.settings.special_tokens[self.name] = value
+        else:
+            raise ArgumentError(self.name, "must be a string, an AddedToken or None", found=type(value).__name__)
+
+
+class _TokenId:
+    """A named special token, as id."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name.removesuffix("_id")
+
+    def __get__(self, tokenizer: Tokenizer, owner: type | None = None) -> int | None:
+        token = tokenizer.settings.special_tokens.get(self.name)
+        return None if token is None else tokenizer.backend_tokenizer.token_to_id(str(token))
+
+    def __set__(self, tokenizer: Tokenizer, value: int | None) -> None:
+        token = None if value is None else tokenizer.backend_tokenizer.id_to_token(int(value))
+        if value is not None and token is None:
+            raise ArgumentError(f"{self.name}_id", "must be an id of the vocabulary", found=value)
+        setattr(tokenizer, self.name, token)
+
+
+class Tokenizer:
+    """Text to ids and back. The backend, made from tokenizer.json, decides every id; `settings` only name things.
+
+    Calls from several threads are safe. See https://huggingface.co/docs/transformers/main_classes/tokenizer for
+    the surface this follows.
+    """
+
+    bos_token, bos_token_id = _Token(), _TokenId()
+    eos_token, eos_token_id = _Token(), _TokenId()
+    unk_token, unk_token_id = _Token(), _TokenId()
+    sep_token, sep_token_id = _Token(), _TokenId()
+    pad_token, pad_token_id = _Token(), _TokenId()
+    cls_token, cls_token_id = _Token(), _TokenId()
+    mask_token, mask_token_id = _Token(), _TokenId()
+    is_fast = True
+    pad_token_type_id = 0
+
+    def __init__(self, backend: tokenizers.Tokenizer, settings: Settings | None = None, name_or_path: str = "") -> None:
+        self.settings = settings or Settings()
+        self.name_or_path = name_or_path
+        self._backend = backend
+        self._lock = threading.RLock()  # truncation and padding are states of the backend
+        specials.prepare_backend(backend, self.settings)
+        self.padding_side = self.settings.padding_side or ("left" if self.settings.pads_left else "right")
+        self.truncation_side = self.settings.truncation_side or "right"
+        self.model_max_length = self.settings.model_max_length
+        self.model_input_names = self.settings.model_input_names or specials.input_names(backend, self.settings)
+        self.split_special_tokens = self.settings.split_special_tokens
+        self.clean_up_tokenization_spaces = self.settings.clean_up_tokenization_spaces
+        self.chat_template = self.settings.chat_template
+        if self.settings.add_bos_token is not None or self.settings.add_eos_token is not None:
+            self.update_post_processor()
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | PathLike[str], *inputs: Any, **keywords: Any) -> Tokenizer:
+        """The same as `AutoTokenizer.from_pretrained`."""
+        from martlet.tokenizers.auto import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(name_or_path, *inputs, **keywords)
+
+    @classmethod
+    def from_snapshot(cls, snapshot: Files, name_or_path: str = "", **keywords: Any) -> Tokenizer:
+        """A tokenizer from the files of one revision: tokenizer.json, or what it can be built from."""
+        from martlet.tokenizers.loading import load_tokenizer
+
+        return load_tokenizer(snapshot, name_or_path or getattr(snapshot, "name", ""), keywords)
+
+    @classmethod
+    def from_gguf(cls, source: GgufFile | Mapping[str, Any], name_or_path: str = "", **keywords: Any) -> Tokenizer:
+        """A tokenizer from the `tokenizer.*` keys of a GGUF file's metadata."""
+        from martlet.tokenizers.gguf import tokenizer_from_gguf
+
+        metadata = source if isinstance(source, Mapping) else source.metadata
+        return tokenizer_from_gguf(metadata, name_or_path, keywords)
+
+    # ---- vocabulary
+
+    @property
+    def backend_tokenizer(self) -> tokenizers.Tokenizer:
+        return self._backend
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the base vocabulary, without added tokens."""
+        return self._backend.get_vocab_size(with_added_tokens=False)
+
+    def __len__(self) -> int:
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id, added tokens too."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        return self.get_vocab()
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        return self._backend.get_added_tokens_decoder()
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        return {token.content: number for number, token in sorted(self.added_tokens_decoder.items())}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return self.added_tokens_encoder
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
+        """Ids of tokens; of a token that is not there, the unknown token's id, or None without one."""
+        if isinstance(tokens, str):
+            found = self._backend.token_to_id(tokens)
+            return self.unk_token_id if found is None else found
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Tokens of ids, as the vocabulary spells them; None for an id outside it."""
+        if isinstance(ids, int):
+            return self._backend.id_to_token(ids) if ids >= 0 else None
+        skipped = set(self.all_special_ids) if skip_special_tokens else set()
+        return [self.convert_ids_to_tokens(int(number)) for number in ids if int(number) not in skipped]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        decoder = self._backend.decoder
+        return decoder.decode(tokens) if decoder is not None else " ".join(tokens)
+
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        """Add tokens that text is matched against whole; returns how many were new. Models must grow by as many."""
+        listed = [new_tokens] if isinstance(new_tokens, (str, AddedToken)) else list(new_tokens)
+        with self._lock:
+            add = self._backend.add_special_tokens if special_tokens else self._backend.add_tokens
+            return add(listed)
+
+    def add_special_tokens(
+        self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
+    ) -> int:
+        """Add tokens and name them: `{"pad_token": "[PAD]", "extra_special_tokens": [...]}`; returns how many were new.
+
+        `additional_special_tokens` is the older name of `extra_special_tokens`.
+        """
+        new: list[AddedToken] = []
+        for key, value in special_tokens_dict.items():
+            if key in ("extra_special_tokens", "additional_special_tokens"):
+                added = [specials.as_special(token) for token in value]
+                kept = [] if replace_extra_special_tokens else self.settings.extra_special_tokens
+                self.settings.extra_special_tokens = [*kept, *(t for t in added if str(t) not in map(str, kept))]
+                new += added
+            elif isinstance(value, (str, AddedToken)) and key.endswith("_token"):
+                self.settings.special_tokens[key] = value
+                new.append(specials.as_special(value))
+            else:
+                raise ArgumentError("add_special_tokens", "needs names that end in _token", found=repr(key))
+        return self.add_tokens(new, special_tokens=True)
+
+    # ---- named special tokens
+
+    def __getattr__(self, name: str) -> Any:
+        settings: Settings | None = self.__dict__.get("settings")
+        base = name.removesuffix("_id")
+        if settings is not None and base in settings.special_tokens:  # a model's own, such as image_token
+            token = str(settings.special_tokens[base])
+            return token if base == name else self._backend.token_to_id(token)
+        raise AttributeError(f"Tokenizer has no attribute {name!r}")
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        named = self.settings.special_tokens
+        names = [*(n for n in SPECIAL_NAMES if n in named), *(n for n in named if n not in SPECIAL_NAMES)]
+        return {name: str(named[name]) for name in names}
+
+    @property
+    def extra_special_tokens(self) -> list[str]:
+        return [str(token) for token in self.settings.extra_special_tokens]
+
+    @extra_special_tokens.setter
+    def extra_special_tokens(self, tokens: Iterable[str | AddedToken]) -> None:
+        self.settings.extra_special_tokens = list(tokens)
+
+    @property
+    def additional_special_tokens(self) -> list[str]:
+        return self.extra_special_tokens
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        return list(dict.fromkeys([*self.special_tokens_map.values(), *self.extra_special_tokens]))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        found = (self._backend.token_to_id(token) for token in self.all_special_tokens)
+        return [number for number in found if number is not None]
+
+    # ---- tokens around a sequence
+
+    @property
+    def add_bos_token(self) -> bool:
+        """Whether encoding puts the bos token in front."""
+        if self.settings.add_bos_token is not None:
+            return self.settings.add_bos_token
+        return self.bos_token_id is not None and self.bos_token_id in specials.surroundings(self._backend)[0]
+
+    @add_bos_token.setter
+    def add_bos_token(self, value: bool) -> None:
+        self.settings.add_eos_token = self.add_eos_token
+        self.settings.add_bos_token = bool(value)
+        self.update_post_processor()
+
+    @property
+    def add_eos_token(self) -> bool:
+        """Whether encoding puts the eos token at the end."""
+        if self.settings.add_eos_token is not None:
+            return self.settings.add_eos_token
+        return self.eos_token_id is not None and self.eos_token_id in specials.surroundings(self._backend)[-1]
+
+    @add_eos_token.setter
+    def add_eos_token(self, value: bool) -> None:
+        self.settings.add_bos_token = self.add_bos_token
+        self.settings.add_eos_token = bool(value)
+        self.update_post_processor()
+
+    def update_post_processor(self) -> None:
+        """Make encoding add exactly the bos and eos tokens that `add_bos_token` and `add_eos_token` ask for."""
+        bos = self.bos_token if self.add_bos_token else None
+        eos = self.eos_token if self.add_eos_token else None
+        with self._lock:
+            specials.set_surroundings(self._backend, bos, eos)
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        return self._backend.num_special_tokens_to_add(pair)
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
+    ) -> list[int]:
+        """The ids with the tokens around them that encoding text would have added."""
+        return specials.surround(self._backend, token_ids_0, token_ids_1)[0]
+
+    def create_token_type_ids_from_sequences(
+        self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
+    ) -> list[int]:
+        return specials.surround(self._backend, token_ids_0, token_ids_1)[2]
+
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: Sequence[int],
+        token_ids_1: Sequence[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """1 for special tokens, 0 for the rest: of the ids as they are, or as they would be with tokens around."""
+        if not already_has_special_tokens:
+            return specials.surround(self._backend, token_ids_0, token_ids_1)[1]
+        if token_ids_1 is not None:
+            raise ArgumentError("token_ids_1", "cannot be given when the ids already have their special tokens")
+        special = set(self.all_special_ids)
+        return [int(int(number) in special) for number in token_ids_0]
+
+    # ---- text to ids
+
+    def __call__(
+        self,
+        text: Any = None,
+        text_pair: Any = None,
+        text_target: Any = None,
+        text_pair_target: Any = None,
+        add_special_tokens: bool | None = None,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        max_target_length: int | None = None,
+        split_special_tokens: bool | None = None,
+        **unknown: Any,
+    ) -> BatchEncoding:
+        """Encode a text, a pair, a list of either, or with `is_split_into_words` lists of words.
+
+        attention_mask is 1 for a real token and 0 for padding, on either side. `add_special_tokens` is true unless
+        the text is a `Prompt` that a chat template made, which has its own. Errors: ArgumentError for arguments,
+        TokenizerError for padding without a pad token or rows of different lengths in a tensor.
+        """
+        _refuse(unknown, "Tokenizer")
+        if text is None and text_target is None:
+            raise ArgumentError("Tokenizer", "needs text to encode", found="None")
+        limits = read_limits(
+            self, padding, truncation, max_length, stride, pad_to_multiple_of, padding_side, verbose=verbose
+        )
+        wanted = {
+            "input_ids": True,
+            "token_type_ids": self._wants("token_type_ids", return_token_type_ids),
+            "attention_mask": self._wants("attention_mask", return_attention_mask),
+            "special_tokens_mask": return_special_tokens_mask,
+            "offset_mapping": return_offsets_mapping,
+            "length": return_length,
+        }
+        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+
+        def encode(texts: Any, pairs: Any, chosen: Limits) -> BatchEncoding:
+            rows = read_rows(texts, pairs, is_split_into_words)
+            adds = add_special_tokens if add_special_tokens is not None else not rows.all_prompts
+            encodings = encode_rows(self._backend, self._lock, rows, adds, chosen, split)
+            return to_batch(encodings, rows.is_batch, wanted, return_overflowing_tokens, return_tensors)
+
+        if text is None:
+            return encode(text_target, text_pair_target, limits.with_length(max_target_length))
+        result = encode(text, text_pair, limits)
+        if text_target is not None:
+            target = encode(text_target, text_pair_target, limits.with_length(max_target_length))
+            result["labels"] = target["input_ids"]
+        return result
+
+    def _wants(self, name: str, asked: bool | None) -> bool:
+        return name in self.model_input_names if asked is None else asked
+
+    def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool | None = None, **options: Any) -> Any:
+        """The `input_ids` of `__call__`."""
+        return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
+
+    def encode_rendered(self, text: str | list[str], **options: Any) -> BatchEncoding:
+        """Encode text that a chat template already rendered: no token is added, so no BOS can be doubled."""
+        return self(text, add_special_tokens=False, **options)
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """The tokens of a text, as the vocabulary spells them."""
+        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+
+    def pad(
+        self,
+        encoded_inputs: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+        verbose: bool = True,
+    ) -> BatchEncoding:
+        """Pad rows that are already ids: a mapping of lists, or a list of mappings as a collator gets them."""
+        limits = read_limits(self, padding, None, max_length, 0, pad_to_multiple_of, padding_side, padding_only=True)
+        wants_mask = self._wants("attention_mask", return_attention_mask)
+        return pad_rows(encoded_inputs, limits, wants_mask, return_tensors)
+
+    # ---- ids to text
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """The text of ids; of a batch (lists in a list, or a 2-D tensor), a list of texts."""
+        _refuse(unknown, "decode")
+        if isinstance(token_ids, Mapping):
+            token_ids = token_ids["input_ids"]
+        if hasattr(token_ids, "tolist"):
+            token_ids = token_ids.tolist()
+        if isinstance(token_ids, int):
+            token_ids = [token_ids]
+        ids = [number.tolist() if hasattr(number, "tolist") else number for number in token_ids]
+        if ids and isinstance(ids[0], (list, tuple)):
+            return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in ids]
+        wrong = next((number for number in ids if not isinstance(number, int) or number < 0), None)
+        if wrong is not None:
+            raise TokenizerError("decode", "needs ids of 0 or more", found=repr(wrong))
+        text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        cleans = self.cleans_up_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        return self.clean_up_tokenization(text) if cleans and not self._is_bpe else text
+
+    def batch_decode(
+        self,
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **unknown: Any,
+    ) -> list[str]:
+        """`decode` that always gives a list."""
+        _refuse(unknown, "batch_decode")
+        result = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
+        return [result] if isinstance(result, str) else result
+
+    @property
+    def _is_bpe(self) -> bool:
+        return type(self._backend.model).__name__ == "BPE"
+
+    @property
+    def cleans_up_spaces(self) -> bool:
+        """Whether decode removes spaces before punctuation: asked for, and not BPE, whose spaces are real."""
+        return self.clean_up_tokenization_spaces and not self._is_bpe
+
+    @staticmethod
+    def clean_up_tokenization(text: str) -> str:
+        """Remove the spaces that splitting English at punctuation made."""
+        for mark in (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"):
+            text = text.replace(mark, mark.strip())
+        return text
+
+    # ---- chats and saving
+
+    def apply_chat_template(self, conversation: Any, tools: Any = None, **options: Any) -> Any:
+        """See `martlet.tokenizers.chat.apply_chat_template`: the same arguments as Hugging Face's, version 5."""
+        return chat.apply_chat_template(self, conversation, tools, **options)
+
+    def get_chat_template(self, chat_template: str | None = None, tools: Any = None) -> str:
+        """The template that `apply_chat_template` would use: text, or the name of one of several."""
+        return chat.choose_template(self.chat_template, chat_template, tools)
+
+    def save_pretrained(
+        self, save_directory: str | PathLike[str], filename_prefix: str | None = None
+    ) -> tuple[str, ...]:
+        """Write tokenizer.json, tokenizer_config.json and the chat templates; both libraries load them again."""
+        return saving.save_tokenizer(self, Path(save_directory), filename_prefix)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return (
+            f"Tokenizer(name_or_path={self.name_or_path!r}, vocab_size={self.vocab_size}, "
+            f"model_max_length={self.model_max_length}, padding_side={self.padding_side!r}, "
+            f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map})"
+        )
+
+
+def _refuse(unknown: Mapping[str, Any], subject: str) -> None:
+    if unknown:
+        name = next(iter(unknown))
+        known = Tokenizer.__call__.__annotations__ if subject == "Tokenizer" else Tokenizer.decode.__annotations__
+        near = difflib.get_close_matches(name, [key for key in known if key not in ("unknown", "return")], 1)
+        remedy = f"Did you mean {near[0]!r}?" if near else ""
+        raise ArgumentError(subject, f"does not take the keyword {name!r}", remedy=remedy)
