@@ -17,10 +17,9 @@ def requests(prompts, num_new=12, eos=(), **fields):
 
         return stop
 
+    fields |= {"end": 500, "max_new_tokens": num_new, "num_eos": len(eos)}
     return [
-        Request(
-            at, np.array(ids), end=500, max_new_tokens=num_new, stops=[stop_for(len(ids))], first_stream=at, **fields
-        )
+        Request(at, np.array(ids), stops=[stop_for(len(ids))], first_stream=at, **fields)
         for at, ids in enumerate(prompts)
     ]
 
@@ -41,7 +40,7 @@ def hf_prompts(seed, count=1, length=6):
 def test_beams_are_hugging_faces(hf_llama, early_stopping, length_penalty, num_beams):
     torch = pytest.importorskip("torch")
     eos = [2, *range(20, 32)]  # many, so that beams end at many lengths
-    plan = BeamPlan(num_beams, num_beams, length_penalty, early_stopping, len(eos))
+    plan = BeamPlan(num_beams, num_beams, length_penalty, early_stopping)
     for seed in range(3):
         prompt = hf_prompts(seed)
         expected = hf_llama.generate(
@@ -78,7 +77,7 @@ def test_beams_are_hugging_faces(hf_llama, early_stopping, length_penalty, num_b
 
 
 def test_prompts_do_not_meet_in_beams_or_chunks():
-    plan = BeamPlan(4, 3, num_eos=3)
+    plan = BeamPlan(4, 3)
     model = hashed_model()
     for fields in ({}, {"seed": 8}):
         together = search(model, PROMPTS, plan, eos=(13, 14, 15), **fields)
@@ -92,7 +91,7 @@ def test_prompts_do_not_meet_in_beams_or_chunks():
 def test_one_beam_is_greedy():
     model = hashed_model()
     greedy = Decoder(model.open_session()).run(requests(PROMPTS, eos=(13,)))
-    assert [result.new_ids for result in search(model, PROMPTS, BeamPlan(1, num_eos=1), eos=(13,))] == [
+    assert [result.new_ids for result in search(model, PROMPTS, BeamPlan(1), eos=(13,))] == [
         result.new_ids for result in greedy
     ]
 
@@ -118,16 +117,16 @@ def test_enough_beams_find_the_best_sequence():
 def test_sampled_beams_score_what_they_chose():
     model = hashed_model()
     records = Records(keeps_scores=True)
-    results = search(model, PROMPTS, BeamPlan(3, 3, num_eos=1), eos=(13,), seed=2, records=records)
+    results = search(model, PROMPTS, BeamPlan(3, 3), eos=(13,), seed=2, records=records)
     for result in results:
         total = sum(
             records.scores[step][beam][token]
             for step, (beam, token) in enumerate(zip(result.beam_indices, result.new_ids, strict=True))
         )
         assert np.isclose(total / len(result.new_ids), result.score, atol=1e-4)
-    other = search(model, PROMPTS, BeamPlan(3, 3, num_eos=1), eos=(13,), seed=3)
+    other = search(model, PROMPTS, BeamPlan(3, 3), eos=(13,), seed=3)
     assert [result.ids for result in other] != [result.ids for result in results]
-    assert results == search(model, PROMPTS, BeamPlan(3, 3, num_eos=1), eos=(13,), seed=2)
+    assert results == search(model, PROMPTS, BeamPlan(3, 3), eos=(13,), seed=2)
 
 
 def test_sampled_beams_follow_the_law_of_the_first_token():

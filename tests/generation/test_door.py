@@ -16,12 +16,13 @@ from martlet.errors import (
 )
 from martlet.generation import door
 
-config_room = pytest.importorskip("martlet.generation.config")
+for room in ("config", "processors", "stopping"):
+    pytest.importorskip(f"martlet.generation.{room}")
+from martlet.generation.config import GenerationConfig  # noqa: E402
 from martlet.generation.generate import generate, generate_rows, resolve_config  # noqa: E402
 from martlet.generation.outputs import GenerateOutput, Records, compute_transition_scores  # noqa: E402
 
 torch = pytest.importorskip("torch")
-GenerationConfig = config_room.GenerationConfig
 PROMPTS = [[3], [5, 6, 7, 8, 9, 10, 11], [1, 2], [3], [20, 4, 4, 4, 21]]
 
 
@@ -122,6 +123,16 @@ def test_one_value_a_row():
     for at, prompt in enumerate(PROMPTS):
         alone = generate(model, [prompt], max_new_tokens=6, do_sample=True, seed=seeds[at], temperature=heat[at])
         assert alone == [together[at]]
+
+
+def test_ends_of_each_row():
+    model = model_with(pad_token_id=0, eos_token_id=-1)
+    ends = [[13], [14, 15], [-1], list(range(10, 29)), []]
+    for fields in ({}, {"num_beams": 2}):
+        together = generate(model, PROMPTS, max_new_tokens=9, eos_token_id=ends, **fields)
+        for at, prompt in enumerate(PROMPTS):
+            assert generate(model, [prompt], max_new_tokens=9, eos_token_id=ends[at], **fields) == [together[at]]
+    assert len(together[2]) == 2 + 9
 
 
 def test_seeds():

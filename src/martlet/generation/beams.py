@@ -32,12 +32,6 @@ class BeamPlan:
     num_returned: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
-    num_eos: int = 0
-
-    @property
-    def num_candidates(self) -> int:
-        """Enough that `num_beams` can go on even if every beam's best continuations are ends."""
-        return max(2, 1 + self.num_eos) * self.num_beams
 
 
 @dataclass(slots=True)
@@ -129,7 +123,9 @@ class PromptBeams:
             self.finished.append(Hypothesis(np.float32(score / penalty), ids_L, beams_S, "exhausted"))
 
     def _candidates(self, scores_N: Floats) -> Ids:
-        count, seed = min(self.plan.num_candidates, scores_N.size), self.request.seed
+        # Enough that `num_beams` can go on even if every beam's best continuations are ends.
+        wanted = max(2, 1 + self.request.num_eos) * self.plan.num_beams
+        count, seed = min(wanted, scores_N.size), self.request.seed
         if seed is None:
             return highest(scores_N, count)
         draws_N = uniforms(seed, self.request.first_stream, self.ids_WL.shape[1], scores_N.size)

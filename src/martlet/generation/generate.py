@@ -184,18 +184,12 @@ def resolve_config(model: Any, generation_config: Any, fields: Mapping[str, Any]
     return config
 
 
-def num_beams(config: GenerationConfig) -> int:
-    return int(config.num_beams or 1)
-
-
-def num_returned(config: GenerationConfig) -> int:
-    return int(config.num_return_sequences or 1)
-
-
 def eos_ids(config: GenerationConfig) -> list[int]:
-    """The ids that end a sequence, none or more."""
+    """The ids that end a sequence, none or more; of all rows, for a config that has them row by row."""
     ids = config.eos_token_id
-    return [] if ids is None else list(ids) if isinstance(ids, list | tuple) else [ids]
+    flat = [ids] if not isinstance(ids, list | tuple) else ids
+    nested = [each if isinstance(each, list | tuple) else [each] for each in flat]
+    return [int(each) for row in nested for each in row if each is not None and each >= 0]
 
 
 def say_once(message: str) -> None:
@@ -209,7 +203,7 @@ def _request(
     config: GenerationConfig, row: GenerationConfig, place: int, ids_T: Ids, negative_T: Ids | None, arch: Sizes
 ) -> Request:
     """A row's request but for its processors and stops."""
-    num_sequences = 1 if num_beams(config) > 1 else num_returned(config)
+    num_sequences = 1 if config.num_beams > 1 else config.num_return_sequences
     scale = 1.0 if row.guidance_scale is None else row.guidance_scale
     num_read = len(ids_T) if scale == 1.0 or negative_T is None else max(len(ids_T), len(negative_T))
     # A prompt that fills the context still has the one token that its last position says.
@@ -221,6 +215,7 @@ def _request(
         end=len(ids_T) + room,
         max_new_tokens=min(row.max_new_tokens, room),
         num_sequences=num_sequences,
+        num_eos=len(eos_ids(row)),
         seed=row.seed if row.do_sample else None,
         first_stream=0 if has_own_seed else place * num_sequences,
         guidance=None if scale == 1.0 else partial(guide, scale=scale),
@@ -248,13 +243,12 @@ def _run(
     session, drafter = model.open_session(), None
     try:
         chunk = config.prefill_chunk_size
-        if num_beams(config) > 1:
+        if config.num_beams > 1:
             plan = BeamPlan(
-                num_beams(config),
-                num_returned(config),
-                1.0 if config.length_penalty is None else config.length_penalty,
-                config.early_stopping or False,
-                len(eos_ids(config)),
+                config.num_beams,
+                config.num_return_sequences,
+                config.length_penalty,
+                config.early_stopping,
             )
             return BeamDecoder(session, plan, records, stop, chunk).run(requests)
         drafter = _drafter(model, config, assistant_model)
@@ -348,7 +342,7 @@ def _with_length(row: GenerationConfig, num_prompt: int, place: int) -> Generati
 
 
 def _check_modes(config: GenerationConfig, assistant: Any, on_token: Any) -> None:
-    beams, returned = num_beams(config), num_returned(config)
+    beams, returned = config.num_beams, config.num_return_sequences
     drafts = assistant is not None or config.prompt_lookup_num_tokens is not None
     if beams > 1 and returned > beams:
         raise ArgumentError("num_return_sequences", f"must be at most num_beams ({beams})", found=returned)
@@ -369,7 +363,7 @@ def _check_modes(config: GenerationConfig, assistant: Any, on_token: Any) -> Non
 
 def _open_stream(streamer: Any, prompts: Prompts, config: GenerationConfig) -> Callable[[int, int], None]:
     """Puts the prompt; returns what puts the tokens after it."""
-    num_rows = len(prompts.rows) * num_returned(config)
+    num_rows = len(prompts.rows) * config.num_return_sequences
     if num_rows > 1:
         raise ArgumentError("streamer", "takes one sequence", found=num_rows, remedy="Generate them one at a time.")
     streamer.put(prompts.rows[0])
@@ -383,7 +377,7 @@ def _ours(process: Callable[..., Any]) -> Callable[..., Any]:
 
 def _set_fields(config: Any) -> dict[str, Any]:
     fields = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    return {name: value for name, value in fields.items() if value is not None and name != "transformers_version"}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _records(config: GenerationConfig) -> Records:
@@ -403,8 +397,8 @@ def _pack(prompts: Prompts, results: list[RowResult], records: Records, config: 
     sequences = prompts.pack_sequences(results, pad_id)
     if not config.return_dict_in_generate:
         return sequences
-    has_beams = num_beams(config) > 1
-    num_running = len(prompts.rows) * (num_beams(config) if has_beams else num_returned(config))
+    has_beams = config.num_beams > 1
+    num_running = len(prompts.rows) * (config.num_beams if has_beams else config.num_return_sequences)
     output = GenerateOutput(
         sequences,
         finish_reasons=[result.reason for result in results],

@@ -33,6 +33,7 @@ class Request:
     processors: Sequence[Processor] = ()
     stops: Sequence[Stop] = ()
     num_sequences: int = 1
+    num_eos: int = 0
     max_new_tokens: int | None = None  # the most that can come, where a beam's longest possible score needs it
     seed: int | None = None  # None: greedy
     first_stream: int = 0
