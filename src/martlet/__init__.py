@@ -1,3 +1,52 @@
 """martlet: load, run, train and serve open transformer models with the code people write for `transformers`."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+# Names and the room each lives in, imported when first used: `import martlet` loads no torch and takes milliseconds.
+_ROOMS = {
+    "AutoConfig": "auto",
+    "AutoModel": "auto",
+    "AutoModelForCausalLM": "auto",
+    "AutoTokenizer": "tokenizers",
+    "GenerationConfig": "generation",
+    "LogitsProcessor": "generation",
+    "LogitsProcessorList": "generation",
+    "StoppingCriteria": "generation",
+    "StoppingCriteriaList": "generation",
+    "TextIteratorStreamer": "generation",
+    "TextStreamer": "generation",
+    "pipeline": "pipelines",
+    "set_seed": "generation",
+}
+
+__all__ = ["__version__", *sorted(_ROOMS)]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from martlet.auto import AutoConfig, AutoModel, AutoModelForCausalLM
+    from martlet.generation import (
+        GenerationConfig,
+        LogitsProcessor,
+        LogitsProcessorList,
+        StoppingCriteria,
+        StoppingCriteriaList,
+        TextIteratorStreamer,
+        TextStreamer,
+        set_seed,
+    )
+    from martlet.pipelines import pipeline
+    from martlet.tokenizers import AutoTokenizer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'martlet' has no attribute {name!r}")
+    value = getattr(import_module(f"martlet.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})
