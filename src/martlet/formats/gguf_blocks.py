@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +52,8 @@ def decode(raw: Bytes, dtype: str, out: Floats) -> None:
     if out.size < THREADED_WEIGHTS or num_threads == 1:
         run(0, count)
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     cuts = [count * i // num_threads for i in range(num_threads + 1)]
     with ThreadPoolExecutor(num_threads) as pool:
         list(pool.map(run, cuts[:-1], cuts[1:]))
