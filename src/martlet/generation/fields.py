@@ -37,7 +37,9 @@ def number(text: str, holds: Callable[[float], bool] = lambda value: True) -> Ru
     """A finite number; `text` and `holds` narrow it."""
 
     def test(value: Any) -> bool:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and holds(float(value))
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return False
+        return math.isfinite(value) and holds(float(value))
 
     return Rule(text, test)
 
