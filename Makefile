@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: help test check clean
+.PHONY: help run test check clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -14,6 +14,9 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
+
+run: $(VENV)/ready  ## fetch a small real model once and read its answer
+	@$(BIN)/python examples/generate.py "$$($(BIN)/python tools/fetch_smollm2.py models)"
 
 test: $(VENV)/ready  ## the whole suite
 	$(BIN)/python -m pytest
