@@ -70,7 +70,7 @@ def test_out_is_filled_and_checked():
 
 
 def test_a_type_without_values_is_named_with_those_that_have_them():
-    with pytest.raises(GgufError, match="block type IQ2_XXS: is not supported; supported are Q4_0, Q4_1, .*IQ4_XS"):
+    with pytest.raises(GgufError, match=r"block type IQ2_XXS: is not supported; supported are Q4_0, Q4_1, .*IQ4_XS"):
         to_float32(np.zeros(66, np.uint8), "IQ2_XXS", (256,))
 
 
