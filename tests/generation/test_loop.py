@@ -207,3 +207,29 @@ def test_a_row_is_always_what_it_is_alone(prompts, chunk, seed, num_sequences, l
     if seed is None:
         expected = [plain_greedy(model.logits_of, ids, 9, tuple(eos)) for ids in prompts for _ in range(num_sequences)]
         assert [result.new_ids for result in together] == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_states_may_be_tensors(dtype, chunk):
+    torch = pytest.importorskip("torch")
+    model = hashed_model()
+
+    class Session(type(model.open_session())):
+        def step(self, batch, **kinds):
+            output = super().step(batch, **kinds)
+            for name in ("hidden_states", "attentions"):
+                rows = [[torch.from_numpy(x).to(getattr(torch, dtype)) for x in row] for row in getattr(output, name)]
+                setattr(output, name, rows)
+            return output
+
+    kept = []
+    for kind in (type(model.open_session()), Session):
+        records = Records(keeps_hidden_states=True, keeps_attentions=True)
+        session = kind(model.logits_of, model.calls, 500)
+        Decoder(session, records, prefill_chunk_size=chunk).run(requests(PROMPTS, num_new=3))
+        kept.append(records)
+    for name in ("hidden_states", "attentions"):
+        for arrays, tensors in zip(getattr(kept[0], name), getattr(kept[1], name), strict=True):
+            for row in arrays:
+                assert all(np.array_equal(a, b) for a, b in zip(arrays[row], tensors[row], strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 
 from martlet.errors import NonFiniteLogitsError
 from martlet.generation.backend import Floats, Ids, Session, StepOutput
-from martlet.generation.outputs import Records, RowResult
+from martlet.generation.outputs import Records, RowResult, as_array
 from martlet.generation.sampling import choose_greedy, choose_sampled, uniforms
 
 Processor = Callable[[Ids, Floats], Floats]
@@ -334,16 +334,16 @@ def token_states(output: StepOutput, place: int, offset: int, length: int) -> tu
 
 def join_states(before: list[Any] | None, chunk: list[Any]) -> list[Any]:
     if before is None:
-        return [np.asarray(layer) for layer in chunk]
-    return [np.concatenate([old, np.asarray(new)]) for old, new in zip(before, chunk, strict=True)]
+        return [as_array(layer) for layer in chunk]
+    return [np.concatenate([old, as_array(new)]) for old, new in zip(before, chunk, strict=True)]
 
 
 def join_attentions(before: list[Any] | None, chunk: list[Any]) -> list[Any]:
     """Earlier tokens did not see what a later chunk brought: zeros there."""
     if before is None:
-        return [np.asarray(layer) for layer in chunk]
+        return [as_array(layer) for layer in chunk]
     joined = []
     for old, new in zip(before, chunk, strict=True):
         unseen = ((0, 0), (0, 0), (0, new.shape[2] - old.shape[2]))
-        joined.append(np.concatenate([np.pad(old, unseen), np.asarray(new)], axis=1))
+        joined.append(np.concatenate([np.pad(old, unseen), as_array(new)], axis=1))
     return joined

@@ -67,9 +67,9 @@ class Records:
         if self.keeps_logits and logits is not None:
             _at(self.logits, step)[row] = np.array(logits, dtype=np.float32)
         if self.keeps_hidden_states and hidden_states is not None:
-            _at(self.hidden_states, step)[row] = [np.array(layer) for layer in hidden_states]
+            _at(self.hidden_states, step)[row] = [as_array(layer).copy() for layer in hidden_states]
         if self.keeps_attentions and attentions is not None:
-            _at(self.attentions, step)[row] = [np.array(layer) for layer in attentions]
+            _at(self.attentions, step)[row] = [as_array(layer).copy() for layer in attentions]
 
 
 def _at(steps: list[dict[int, Any]], step: int) -> dict[int, Any]:
@@ -135,16 +135,16 @@ def compute_transition_scores(
     probability, in `scores` of the running beam that `beam_indices` names. 0 after a sequence's end where
     `beam_indices` is -1. Tensors give a tensor, arrays an array.
     """
-    stacked_SRV = np.stack(_to_numpy(list(scores)))
+    stacked_SRV = np.stack([as_array(step) for step in scores])
     if normalize_logits:
         peaks = stacked_SRV.max(axis=-1, keepdims=True)
         stacked_SRV = stacked_SRV - peaks - np.log(np.exp(stacked_SRV - peaks).sum(axis=-1, keepdims=True))
-    [ids_BT] = _to_numpy([sequences])
+    ids_BT = as_array(sequences)
     if beam_indices is None:
         num_steps = len(stacked_SRV)
         rows_BS = np.repeat(np.arange(len(ids_BT))[:, None], num_steps, axis=1)
     else:
-        [rows_BS] = _to_numpy([beam_indices])
+        rows_BS = as_array(beam_indices)
         num_steps = int((rows_BS >= 0).sum(axis=1).max())
         rows_BS = rows_BS[:, :num_steps]
     tokens_BS = ids_BT[:, ids_BT.shape[1] - num_steps :]
@@ -157,5 +157,11 @@ def compute_transition_scores(
     return torch.from_numpy(result).to(sequences.device)
 
 
-def _to_numpy(arrays: list[Any]) -> list[NDArray[Any]]:
-    return [array if isinstance(array, np.ndarray) else array.detach().cpu().numpy() for array in arrays]
+def as_array(value: Any) -> NDArray[Any]:
+    """An array as it is; a tensor of any device as an array, float32 where numpy has no such floats."""
+    if isinstance(value, np.ndarray):
+        return value
+    value = value.detach().cpu()
+    if value.is_floating_point() and value.element_size() < 4:
+        value = value.float()
+    return np.asarray(value.numpy())
