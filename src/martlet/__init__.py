@@ -22,7 +22,7 @@ _ROOMS = {
     "set_seed": "generation",
 }
 
-__all__ = ["__version__", *sorted(_ROOMS)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_ROOMS)]
 
 if TYPE_CHECKING:
     from martlet.auto import AutoConfig, AutoModel, AutoModelForCausalLM

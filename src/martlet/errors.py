@@ -1,28 +1,28 @@
 """Every exception martlet raises on purpose. Each message says: subject, rule, what was found, the remedy.
 
-    MartletError
-    ├── ArgumentError (ValueError, TypeError)   a keyword, or its value, that we do not take
-    ├── ConfigError (ValueError)                config.json or generation_config.json says something impossible
-    │   └── UnknownFamilyError                  a model_type that no family file covers
-    ├── FormatError (ValueError)                a file that is not what its name says
-    │   ├── SafetensorsError
-    │   ├── GgufError
-    │   ├── PickleError                         a torch pickle that is damaged, or holds more than weights
-    │   └── JsonError
-    ├── WeightsError (ValueError)               tensors missing, surplus or of the wrong shape
-    ├── TokenizerError (ValueError)             a tokenizer that is damaged, ambiguous or missing
-    │   └── ChatTemplateError
-    ├── HubError (OSError)                      files that cannot be had
-    │   └── OfflineError                        ... because the network is not to be used
-    ├── SaveError (OSError)                     files that cannot be written; what was there before is intact
-    ├── DeviceError (ValueError)                a device that this machine does not have
-    ├── GenerationError (ValueError)            a request that cannot be generated from
-    │   ├── EmptyPromptError
-    │   ├── PromptTooLongError
-    │   ├── TokenRangeError                     an id outside the vocabulary
-    │   └── NonFiniteLogitsError                the model gave NaN or infinity
-    ├── UnsupportedError (NotImplementedError)  a capability we name but do not have
-    └── MissingDependencyError (ImportError)    an optional package is needed; says which and how to get it
+MartletError
+├── ArgumentError (ValueError, TypeError)   a keyword, or its value, that we do not take
+├── ConfigError (ValueError)                config.json or generation_config.json says something impossible
+│   └── UnknownFamilyError                  a model_type that no family file covers
+├── FormatError (ValueError)                a file that is not what its name says
+│   ├── SafetensorsError
+│   ├── GgufError
+│   ├── PickleError                         a torch pickle that is damaged, or holds more than weights
+│   └── JsonError
+├── WeightsError (ValueError)               tensors missing, surplus or of the wrong shape
+├── TokenizerError (ValueError)             a tokenizer that is damaged, ambiguous or missing
+│   └── ChatTemplateError
+├── HubError (OSError)                      files that cannot be had
+│   └── OfflineError                        ... because the network is not to be used
+├── SaveError (OSError)                     files that cannot be written; what was there before is intact
+├── DeviceError (ValueError)                a device that this machine does not have
+├── GenerationError (ValueError)            a request that cannot be generated from
+│   ├── EmptyPromptError
+│   ├── PromptTooLongError
+│   ├── TokenRangeError                     an id outside the vocabulary
+│   └── NonFiniteLogitsError                the model gave NaN or infinity
+├── UnsupportedError (NotImplementedError)  a capability we name but do not have
+└── MissingDependencyError (ImportError)    an optional package is needed; says which and how to get it
 """
 
 

@@ -36,8 +36,10 @@ GGUF = GgufDialect(
 
 @family("phi3", classes=("Phi3Model", "Phi3ForCausalLM"), rules=RULES, gguf=GGUF)
 def phi3(c: Reader) -> Arch:
-    c.neutral("attention_bias", False)
-    c.neutral("mlp_bias", False)
+    for key, value in (("attention_bias", False), ("mlp_bias", False), ("lm_head_bias", False)):
+        c.neutral(key, value)
+    for key in ("full_attn_mod", "interpolate_factor"):  # in Phi-4's files; transformers reads neither
+        c.neutral(key, 1)
     # The trained length stands beside the table and wins over it, its default too.
     trained = c.size("original_max_position_embeddings", 4096)
     table = {**rope_table(c), "original_max_position_embeddings": trained}

@@ -26,7 +26,7 @@ _HARMLESS = (
     "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens forced_* generation_config "
     "attn_implementation transformers.js_config neuron quantization_comment hf_revision is_llama_config "
     "use_flash_attn* flash_attn* fused_mlp fused_bias_fc fused_dropout_add_ln cache_implementation "
-    "keys_to_ignore_at_inference max_window_layers"
+    "keys_to_ignore_at_inference max_window_layers max_sequence_length"
 )
 HARMLESS = tuple(_HARMLESS.split())
 # Keys that change the maths of some family, but not while they have this value.

@@ -22,7 +22,8 @@ KINDS = {
 # A key of some kinds is without effect in the others, as in Hugging Face; a key of none is an error.
 _TABLE_KEYS = (
     "rope_type type rope_theta partial_rotary_factor factor original_max_position_embeddings attention_factor "
-    "finetuned beta_fast beta_slow mscale mscale_all_dim truncate short_factor long_factor low_freq_factor high_freq_factor"
+    "finetuned beta_fast beta_slow mscale mscale_all_dim truncate short_factor long_factor low_freq_factor "
+    "high_freq_factor"
 )
 TABLE_KEYS = frozenset(_TABLE_KEYS.split())
 

@@ -171,8 +171,9 @@ def _with_siblings(first: GgufFile) -> TensorSource:
     path = first.paths[0]
     found = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", path.name)
     if found is None or int(found[3]) != count or first.metadata.get("split.no") != 0 or found[2] != "00001":
+        total = f"{count:05d}" if isinstance(count, int) else "0000N"
         raise FormatError(
-            str(path), f"is one part of {count!r:.20}", remedy=f"Open the first part, NAME-00001-of-{count!r:.20}.gguf."
+            str(path), f"is one part of {count!r:.20}", remedy=f"Open the first part, NAME-00001-of-{total}.gguf."
         )
     rest = [path.with_name(f"{found[1]}-{number:05d}-of-{found[3]}.gguf") for number in range(2, count + 1)]
     for part in rest:

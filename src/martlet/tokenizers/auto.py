@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from martlet.errors import ArgumentError, HubError, TokenizerError
+from martlet.hub import Snapshot, open_snapshot
 from martlet.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class AutoTokenizer:
             raise ArgumentError("AutoTokenizer", "takes one name or path; the rest goes by keyword", found=inputs)
         if trust_remote_code:
             _log.info("trust_remote_code: no code of %s is run", name_or_path)
-        files = _open(
+        files = open_snapshot(
             name_or_path,
             revision=revision,
             token=token,
@@ -57,7 +57,7 @@ class AutoTokenizer:
             subfolder=subfolder,
         )
         name = fspath(name_or_path)
-        gguf = _gguf_path(files, name, gguf_file)
+        gguf = _gguf_path(files, gguf_file)
         if gguf is None:
             return Tokenizer.from_snapshot(files, name, **keywords)
         from martlet.formats.gguf import GgufFile
@@ -66,47 +66,22 @@ class AutoTokenizer:
             return Tokenizer.from_gguf(source, name, **keywords)
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """A local folder as a snapshot."""
-
-    root: Path
-
-    def file(self, filename: str) -> Path | None:
-        path = self.root / filename
-        return path if path.is_file() else None
-
-    def list(self) -> tuple[str, ...]:
-        found = (path for path in self.root.rglob("*") if path.is_file())
-        return tuple(path.relative_to(self.root).as_posix() for path in found)
-
-
-def _open(name_or_path: str | PathLike[str], **options: Any) -> Any:
-    local = Path(name_or_path)
-    if local.is_file():
-        return _Folder(local.parent)
-    folder = local / options["subfolder"]
-    if folder.is_dir():
-        return _Folder(folder)
-    from martlet.hub import open_snapshot
-
-    return open_snapshot(name_or_path, **options)
-
-
-def _gguf_path(files: Any, name: str, gguf_file: str | None) -> Path | None:
+def _gguf_path(files: Snapshot, gguf_file: str | None) -> Path | None:
     if gguf_file is not None:
-        path: Path | None = files.file(gguf_file)
+        path = files.file(gguf_file)
         if path is None:
             found = ", ".join(file for file in files.list() if file.endswith(".gguf")) or "no .gguf file"
-            raise HubError(name, f"has no file {gguf_file!r}", found=found)
+            raise HubError(files.name, f"has no file {gguf_file!r}", found=found)
         return path
-    if Path(name).is_file():
-        if not name.lower().endswith(".gguf") and Path(name).open("rb").read(4) != b"GGUF":
-            raise TokenizerError(name, "must be a folder, a Hub id or a .gguf file", remedy="Pass its folder instead.")
-        return Path(name)
-    if files.file("tokenizer.json") is None and files.file("tokenizer_config.json") is None:
-        models = [file for file in files.list() if file.endswith(".gguf") and "mmproj" not in file]
-        if len(models) == 1 and files.file("tokenizer.model") is None:
-            only: Path | None = files.file(models[0])
-            return only
-    return None
+    if files.single is not None:
+        if files.single.suffix.lower() != ".gguf":
+            raise TokenizerError(
+                files.name,
+                "must be a folder, a Hub id or a .gguf file",
+                remedy=f"Pass its folder, {files.single.parent}.",
+            )
+        return files.single
+    if files.root is None or any(files.file(name) for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    models = [name for name in files.list() if name.endswith(".gguf") and "mmproj" not in name and "/" not in name]
+    return files.file(models[0]) if len(models) == 1 else None

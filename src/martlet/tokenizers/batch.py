@@ -113,8 +113,7 @@ class BatchEncoding(UserDict[str, Any]):
 
     def token_to_word(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         encoding, index = self._place(batch_or_token_index, token_index)
-        found = encoding.token_to_word(index)
-        return found[1] if isinstance(found, tuple) else found
+        return encoding.token_to_word(index)
 
     def word_to_tokens(
         self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
@@ -127,10 +126,7 @@ class BatchEncoding(UserDict[str, Any]):
         """The characters a token stands for; None for one that was added."""
         encoding, index = self._place(batch_or_token_index, token_index)
         found = encoding.token_to_chars(index)
-        if found is None:
-            return None
-        span = found[1] if isinstance(found[1], tuple) else found
-        return CharSpan(*span)
+        return None if found is None else CharSpan(*found)
 
     def char_to_token(
         self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
@@ -141,9 +137,10 @@ class BatchEncoding(UserDict[str, Any]):
 
     def word_to_chars(
         self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
-    ) -> CharSpan:
+    ) -> CharSpan | None:
         row, index = (0, batch_or_word_index) if word_index is None else (batch_or_word_index, word_index)
-        return CharSpan(*self._row(row).word_to_chars(index, sequence_index))
+        found = self._row(row).word_to_chars(index, sequence_index)
+        return None if found is None else CharSpan(*found)
 
     def char_to_word(
         self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
@@ -32,7 +33,7 @@ def split_merges(lines: Iterable[str], subject: str) -> Merges:
     return pairs
 
 
-def make_bpe(vocab: dict[str, int], merges: Merges, subject: str, **options: object) -> models.BPE:
+def make_bpe(vocab: dict[str, int], merges: Merges, subject: str, **options: Any) -> models.BPE:
     """A BPE model, or the TokenizerError that says which merge or id does not fit."""
     if not vocab:
         raise TokenizerError(subject, "needs tokens", found="none")
@@ -45,7 +46,7 @@ def make_bpe(vocab: dict[str, int], merges: Merges, subject: str, **options: obj
                 )
             seen[number] = token
     try:
-        return models.BPE(vocab=vocab, merges=merges, **options)  # type: ignore[arg-type]
+        return models.BPE(vocab=vocab, merges=merges, **options)
     except Exception as problem:  # the backend raises nothing more precise
         wrong = next((p for p in merges if p[0] not in vocab or p[1] not in vocab or p[0] + p[1] not in vocab), None)
         found = f"the merge {wrong[0]!r} {wrong[1]!r}, of tokens it does not have" if wrong else str(problem)

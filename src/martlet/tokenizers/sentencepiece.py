@@ -6,6 +6,7 @@ The file is a protobuf: https://github.com/google/sentencepiece/blob/master/src/
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class Pieces:
     removes_extra_spaces: bool = True
     charsmap: bytes = b""
     is_unigram: bool = False
+    matches_symbols_late: bool = False  # user-defined symbols are found in prepared text, as SentencePiece does
     named: dict[str, str] = field(default_factory=dict)  # bos_token, eos_token, unk_token, pad_token
 
     def of_kind(self, kind: int) -> list[str]:
@@ -52,7 +54,7 @@ class Pieces:
 
 def read_sentencepiece(data: bytes, subject: str) -> Pieces:
     """Parse a model file. TokenizerError says where the bytes stop making sense."""
-    pieces = Pieces([], [], [])
+    pieces = Pieces([], [], [], matches_symbols_late=True)
     trainer, normalizer = b"", b""
     for number, value in _fields(data, subject):
         if number == 1:
@@ -109,8 +111,7 @@ def sentencepiece_backend(pieces: Pieces, settings: Settings) -> tokenizers.Toke
     backend = unigram_backend(pieces) if pieces.is_unigram else bpe_backend(pieces, "tokenizer.model")
     special = [AddedToken(t, special=True, normalized=False) for t in pieces.of_kind(CONTROL) + pieces.of_kind(UNKNOWN)]
     backend.add_special_tokens(special)
-    own = [AddedToken(t.replace(SPACE, " "), normalized=False) for t in pieces.of_kind(USER_DEFINED)]
-    backend.add_tokens([token for token in own if backend.token_to_id(token.content) is not None])
+    backend.add_tokens([AddedToken(token, normalized=True) for token in pieces.of_kind(USER_DEFINED)])
     bos, eos = _ADDS.get(settings.family, (False, False))
     for name, adds in (("add_bos_token", bos), ("add_eos_token", eos)):
         if getattr(settings, name) is None:
@@ -177,9 +178,11 @@ def unigram_backend(pieces: Pieces) -> tokenizers.Tokenizer:
 def _prepare(backend: tokenizers.Tokenizer, pieces: Pieces) -> None:
     steps: list[Any] = [normalizers.Precompiled(pieces.charsmap)] if pieces.charsmap else []
     if pieces.removes_extra_spaces:
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        spaces = f"[ {SPACE}]"
+        steps.append(normalizers.Replace(Regex(rf"\A +|{spaces}+\z"), ""))
+        steps.append(normalizers.Replace(Regex(f"{spaces}{{2,}}"), " "))
     if pieces.adds_dummy_prefix:
-        steps.append(normalizers.Prepend(SPACE))
+        steps.append(_dummy_prefix(pieces.of_kind(USER_DEFINED) if pieces.matches_symbols_late else []))
     steps.append(normalizers.Replace(" ", SPACE))
     backend.normalizer = normalizers.Sequence(steps)
     if not any(SPACE in token[1:] for token in pieces.tokens):  # else a piece may span words
@@ -188,6 +191,14 @@ def _prepare(backend: tokenizers.Tokenizer, pieces: Pieces) -> None:
     if pieces.adds_dummy_prefix:
         chain.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(chain)
+
+
+def _dummy_prefix(symbols: list[str]) -> normalizers.Normalizer:
+    if not symbols:
+        return normalizers.Prepend(SPACE)
+    # The backend prepares the symbols themselves too, to look for them, and they must stay without the prefix.
+    alone = "|".join(re.escape(symbol) for symbol in symbols)
+    return normalizers.Replace(Regex(rf"\A(?!(?:{alone})\z)(?=.)"), SPACE)
 
 
 def _piece(data: bytes, subject: str) -> tuple[str, float, int]:
@@ -199,10 +210,10 @@ def _piece(data: bytes, subject: str) -> tuple[str, float, int]:
             except UnicodeDecodeError as problem:
                 raise TokenizerError(subject, "a piece must be UTF-8", found=repr(value)[:40]) from problem
         elif number == 2:
-            data = _bytes(value, subject)
-            if len(data) != 4:
-                raise TokenizerError(subject, "a piece's score must be a 32-bit number", found=f"{len(data)} bytes")
-            score = struct.unpack("<f", data)[0]
+            stored = _bytes(value, subject)
+            if len(stored) != 4:
+                raise TokenizerError(subject, "a piece's score must be a 32-bit number", found=f"{len(stored)} bytes")
+            score = struct.unpack("<f", stored)[0]
         elif number == 3:
             kind = value if isinstance(value, int) else 0
     if not NORMAL <= kind <= BYTE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache
@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.filters
 import jinja2.nodes
 import jinja2.sandbox
 import jinja2.utils
@@ -137,7 +138,19 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(jinja2.nodes.For):
             loop.iter = _call("counted", [loop.iter], loop.lineno)
+        for join in tree.find_all(jinja2.nodes.Concat):  # a ~ b
+            join.nodes = [_call("joined", join.nodes, join.lineno)]
         return tree
+
+    @staticmethod
+    def concat(parts: Iterable[str]) -> str:
+        """What a block or a macro wrote, put together."""
+        listed = list(parts)
+        _bound(sum(map(len, listed)), MAX_CHARS, "characters of text")
+        return "".join(listed)
+
+    def joined(self, *parts: Any) -> str:
+        return self.concat(map(str, parts))
 
     def counted(self, iterable: Any) -> Any:
         return iterable if isinstance(iterable, jinja2.Undefined) else _Counted(iterable)
@@ -176,7 +189,7 @@ def _check_widths(pattern: str, values: tuple[Any, ...]) -> None:
     _bound(widest, _MAX_NUMBER if not pattern and not values else MAX_CHARS, "characters of width")
 
 
-def _call(method: str, values: list[jinja2.nodes.Expr], line: int) -> jinja2.nodes.Call:
+def _call(method: str, values: list[Any], line: int) -> jinja2.nodes.Call:
     return jinja2.nodes.Call(jinja2.nodes.EnvironmentAttribute(method), values, [], None, None, lineno=line)
 
 
@@ -237,12 +250,28 @@ def _width_checked(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+@jinja2.pass_eval_context
+def _join(context: Any, value: Any, d: str = "", attribute: str | int | None = None) -> str:
+    items = list(value)
+    size = sum(len(str(item)) for item in items) if attribute is None else 0
+    _bound(size + len(str(d)) * len(items), MAX_CHARS, "characters of text")
+    return jinja2.filters.sync_do_join(context, items, d, attribute)
+
+
+@jinja2.pass_eval_context
+def _replace(context: Any, value: Any, old: str, new: str, count: int | None = None) -> str:
+    text = str(value)
+    _bound(len(text) + (len(text) + 1) * len(str(new)), MAX_CHARS * 4, "characters of text")
+    return text.replace(str(old), str(new), -1 if count is None else count)
+
+
 def _environment() -> jinja2.Environment:
     made = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     made.filters["tojson"] = _to_json
-    for name in ("center", "indent", "batch", "slice"):
-        if not hasattr(made.filters[name], "jinja_pass_arg"):
-            made.filters[name] = _width_checked(made.filters[name])
+    for name in ("center", "indent", "batch"):
+        made.filters[name] = _width_checked(made.filters[name])
+    made.filters["join"] = _join
+    made.filters["replace"] = _replace
     made.globals["raise_exception"] = _raise_exception
     made.globals["strftime_now"] = _strftime_now
     made.globals["dict"] = _Dict()

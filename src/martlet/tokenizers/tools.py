@@ -94,7 +94,9 @@ def type_schema(hint: Any) -> dict[str, Any]:
     if origin is None:
         if hint not in _PLAIN:
             raise ArgumentError(
-                f"annotation {hint!r}", "has no JSON schema", remedy="Use basic types, or pass the schema itself as a dict."
+                f"annotation {hint!r}",
+                "has no JSON schema",
+                remedy="Use basic types, or pass the schema itself as a dict.",
             )
         return dict(_PLAIN[hint])
     if origin in (Union, types.UnionType):
