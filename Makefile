@@ -16,7 +16,7 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 run: $(VENV)/ready  ## fetch a small real model once and read its answer
-	@$(BIN)/python examples/generate.py "$$($(BIN)/python tools/fetch_smollm2.py models)"
+	@$(BIN)/python examples/generate.py "$$($(BIN)/python tools/fetch.py smollm2 models)"
 
 test: $(VENV)/ready  ## the whole suite
 	$(BIN)/python -m pytest
