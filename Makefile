@@ -21,10 +21,11 @@ run: $(VENV)/ready  ## fetch a small real model once and read its answer
 test: $(VENV)/ready  ## the whole suite
 	$(BIN)/python -m pytest
 
-check: $(VENV)/ready  ## format, lint, types, fast tests
+check: $(VENV)/ready  ## format, lint, types, layers, fast tests
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow"
 
 clean:  ## removes the environment and caches

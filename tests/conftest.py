@@ -1,4 +1,4 @@
-"""Real models and tokenizers, fetched once into models/; a test that asks for one skips, with a reason, if it cannot be had."""
+"""Real models and tokenizers, fetched once into models/; a test that asks for one skips, with a reason, without it."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""What a model is: sizes and named choices, the name and shape of every weight, and what they cost. No tensors, no I/O."""
+"""What a model is: sizes, named choices, the name and shape of every weight, and what they cost. No tensors, no I/O."""
 
 from __future__ import annotations
 

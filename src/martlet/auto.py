@@ -1,4 +1,4 @@
-"""`AutoConfig`, `AutoModel`, `AutoModelForCausalLM`: from a name to a config or a model. Loads torch only for a model."""
+"""`AutoConfig`, `AutoModel`, `AutoModelForCausalLM`: from a name to a config or a model. Only models need torch."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Checkpoint:
     gguf: GgufFile | None
 
     def open_weights(self, use_safetensors: bool | None = None) -> TensorSource:
-        """The weights, memory-mapped: the GGUF file, else safetensors, else torch pickles; HubError if there are none."""
+        """The weights, memory-mapped: the GGUF file, else safetensors, else torch pickles; HubError if none."""
         if self.gguf is not None:
             return self.gguf
         kinds = {None: ("safetensors", "pickle"), True: ("safetensors",), False: ("pickle",)}[use_safetensors]
@@ -78,7 +78,7 @@ def open_checkpoint(
     harmless_config_keys: Sequence[str] = (),
     **hub: Any,
 ) -> Checkpoint:
-    """Opens "org/name", a folder or a .gguf file. `overrides` win over the config's keys; `config` replaces it whole."""
+    """Opens "org/name", a folder or a .gguf file. `overrides` win over keys of the config; `config` replaces it."""
     snapshot = open_snapshot(name_or_path, **hub)
     path = _gguf_path(snapshot, gguf_file)
     gguf = GgufFile(path) if path is not None else None

@@ -1,4 +1,4 @@
-"""The models a user holds: torch modules that also load, save and generate. auto.py makes them; no other file builds one."""
+"""The models a user holds: torch modules that also load, save and generate. Made by auto.py."""
 
 from __future__ import annotations
 

@@ -9,32 +9,37 @@ from numpy.typing import NDArray
 
 from martlet.arch import Rope, RopeScaling
 
+Floats = NDArray[np.float32]
 
-def frequencies(rope: Rope, head_dim: int, length: int) -> NDArray[np.float32]:
+
+def frequencies(rope: Rope, head_dim: int, length: int) -> Floats:
     """Angle per position of each rotated pair, `(num_rotated / 2,)` float32, for a sequence of `length` tokens.
 
     The length matters for longrope (another table beyond `original_positions`) and dynamic scaling only.
     """
     rotated = rope.num_rotated(head_dim)
     # float32 throughout, in the order the reference computes it: the angles must agree to the bit at position 100,000
-    exponents = np.arange(0, rotated, 2, dtype=np.int64).astype(np.float32) / np.float32(rotated)
+    exponents: Floats = np.arange(0, rotated, 2, dtype=np.int64).astype(np.float32) / np.float32(rotated)
     base = rope.theta
     if rope.scaling is RopeScaling.DYNAMIC and length > rope.original_positions:
         growth = rope.factor * length / rope.original_positions - (rope.factor - 1)
         base = rope.theta * growth ** (rotated / (rotated - 2))
-    powers = np.power(np.float32(base), exponents, dtype=np.float32)
+    powers: Floats = np.power(np.float32(base), exponents, dtype=np.float32)
+    plain: Floats = np.float32(1) / powers
     match rope.scaling:
         case RopeScaling.LINEAR:
-            return (np.float32(1) / powers) / np.float32(rope.factor)
+            stretched: Floats = plain / np.float32(rope.factor)
+            return stretched
         case RopeScaling.LLAMA3:
-            return _llama3(rope, np.float32(1) / powers)
+            return _llama3(rope, plain)
         case RopeScaling.YARN:
             return _yarn(rope, rotated, powers)
         case RopeScaling.LONGROPE:
             table = rope.long_factor if length > rope.original_positions else rope.short_factor
-            return np.float32(1) / (np.asarray(table, np.float32) * powers)
+            longer: Floats = np.float32(1) / (np.asarray(table, np.float32) * powers)
+            return longer
         case _:
-            return np.float32(1) / powers
+            return plain
 
 
 def turns_over(rope: Rope, length: int, grown: int) -> bool:
@@ -44,7 +49,7 @@ def turns_over(rope: Rope, length: int, grown: int) -> bool:
     return rope.scaling is RopeScaling.DYNAMIC and grown > max(length, rope.original_positions)
 
 
-def _llama3(rope: Rope, plain: NDArray[np.float32]) -> NDArray[np.float32]:
+def _llama3(rope: Rope, plain: Floats) -> Floats:
     """Llama 3.1's: wavelengths beyond the low bound are stretched whole, shorter than the high bound not at all."""
     wavelengths = np.float32(2 * math.pi) / plain
     longest = rope.original_positions / rope.low_freq_factor
@@ -58,7 +63,7 @@ def _llama3(rope: Rope, plain: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(between, blended, stretched).astype(np.float32)
 
 
-def _yarn(rope: Rope, rotated: int, powers: NDArray[np.float32]) -> NDArray[np.float32]:
+def _yarn(rope: Rope, rotated: int, powers: Floats) -> Floats:
     """YaRN (arXiv 2309.00071, section 3.2): a ramp over dimensions between `beta_fast` and `beta_slow` turns."""
 
     def dimension(turns: float) -> float:
@@ -72,7 +77,8 @@ def _yarn(rope: Rope, rotated: int, powers: NDArray[np.float32]) -> NDArray[np.f
     ramp = np.clip((np.arange(rotated // 2, dtype=np.float32) - np.float32(low)) / np.float32(width), 0, 1)
     kept = 1 - ramp
     stretched = np.float32(1) / (np.float32(rope.factor) * powers)
-    return (stretched * (1 - kept) + (np.float32(1) / powers) * kept).astype(np.float32)
+    blended: Floats = stretched * (1 - kept) + (np.float32(1) / powers) * kept
+    return blended.astype(np.float32)
 
 
 def yarn_attention_factor(factor: float, mscale: float = 0.0, mscale_all_dim: float = 0.0) -> float:

@@ -1,4 +1,4 @@
-"""Every family against Hugging Face in float32: logits padded, cached and alone; greedy ids; save and load both ways."""
+"""Every family against Hugging Face in float32: logits padded, cached, alone; greedy ids; save and load both ways."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Names to local files: "org/name", a folder or a file. The only room that reads the network, and only for what is not cached."""
+"""Names to local files: "org/name", a folder or a file. The only room that reads the network; the cache comes first."""
 
 from martlet.hub.snapshot import Snapshot, open_snapshot
 

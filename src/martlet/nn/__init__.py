@@ -1,1 +1,1 @@
-"""The torch backend: modules built from an `Arch`, for training, any device, and as the reference. The only room with torch."""
+"""The torch backend: modules built from an `Arch`, for training, any device, and as the reference."""

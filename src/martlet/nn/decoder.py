@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,9 @@ from martlet.nn.outputs import CausalLMOutput, ModelOutput
 from martlet.nn.ragged import Padding, Ragged, find_padding, ragged_rows
 from martlet.rope import frequencies, turns_over
 
-ACTIVATIONS = {
+Map = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[Activation, Map] = {
     Activation.SILU: F.silu,
     Activation.GELU: F.gelu,
     Activation.GELU_TANH: lambda x: F.gelu(x, approximate="tanh"),
@@ -68,27 +71,32 @@ class Block(nn.Module):
         self.norm_names = block_norms(arch)
 
     def forward(self, x: Tensor, *attention: Any) -> Tensor:
+        norms: list[Map] = [self.get_submodule(name) for name in self.norm_names]
+        mlp: Map = self.mlp
         scale = self.residual_scale
-        norms = [self.get_submodule(name) for name in self.norm_names]
+
+        def attend(states: Tensor) -> Tensor:
+            out: Tensor = self.self_attn(states, *attention)
+            return out
+
         match self.placement:
             case Placement.PRE:
-                x = x + self.self_attn(norms[0](x), *attention) * scale
-                return x + self.mlp(norms[1](x)) * scale
+                x = x + attend(norms[0](x)) * scale
+                return x + mlp(norms[1](x)) * scale
             case Placement.POST:
-                x = norms[0](x + self.self_attn(x, *attention) * scale)
-                out: Tensor = norms[1](x + self.mlp(x) * scale)
-                return out
+                x = norms[0](x + attend(x) * scale)
+                return norms[1](x + mlp(x) * scale)
             case Placement.OUTPUT:
-                x = x + norms[0](self.self_attn(x, *attention)) * scale
-                return x + norms[1](self.mlp(x)) * scale
+                x = x + norms[0](attend(x)) * scale
+                return x + norms[1](mlp(x)) * scale
             case Placement.SANDWICH:
-                x = x + norms[1](self.self_attn(norms[0](x), *attention)) * scale
-                return x + norms[3](self.mlp(norms[2](x))) * scale
+                x = x + norms[1](attend(norms[0](x))) * scale
+                return x + norms[3](mlp(norms[2](x))) * scale
             case Placement.PARALLEL:
-                return x + (self.self_attn(norms[0](x), *attention) + self.mlp(norms[1](x))) * scale
+                return x + (attend(norms[0](x)) + mlp(norms[1](x))) * scale
             case Placement.PARALLEL_SHARED:
                 normed = norms[0](x)
-                return x + (self.self_attn(normed, *attention) + self.mlp(normed)) * scale
+                return x + (attend(normed) + mlp(normed)) * scale
 
 
 class Decoder(nn.Module):
@@ -127,7 +135,7 @@ class Decoder(nn.Module):
                 trace.attentions.append(weights := [])
             rope = self.arch.layers[index].rope
             turn = turns[rope] if rope else None
-            device = block.self_attn.q_proj.weight.device
+            device = next(block.parameters()).device
             if device != x_TD.device:  # layers spread over devices by a device map
                 x_TD = x_TD.to(device)
             if turn is not None and turn[0].device != device:
@@ -165,7 +173,9 @@ class Decoder(nn.Module):
 
     def _turns(self, rows: Ragged) -> dict[Rope, tuple[Tensor, Tensor]]:
         return {
-            rope: turn_table(rope, self.arch.head_dim, rows) for rope in {l.rope for l in self.arch.layers if l.rope}
+            rope: turn_table(rope, self.arch.head_dim, rows)
+            for rope in {layer.rope for layer in self.arch.layers}
+            if rope
         }
 
     def forward(
@@ -315,7 +325,7 @@ def _refuse_turned_cache(arch: Arch, held: tuple[int, ...], lengths: tuple[int, 
             if before and turns_over(rope, before, before + new):
                 raise UnsupportedError(
                     "past_key_values",
-                    f"rotary scaling {rope.scaling.value} changes all keys once a row passes {rope.original_positions} tokens",
+                    f"{rope.scaling.value} scaling turns keys anew once a row passes {rope.original_positions} tokens",
                     found=f"{before} cached and {new} new tokens",
                     remedy="Call the model again on the whole row; generate does so by itself.",
                 )

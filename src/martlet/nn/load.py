@@ -49,7 +49,7 @@ def build_empty(arch: Arch, *, head: bool) -> CausalLM | Decoder:
 def fill(
     module: nn.Module, source: TensorSource, pieces: Mapping[str, Piece], dtype: torch.dtype, placed: DeviceMap
 ) -> None:
-    """Gives every parameter its tensor, in `dtype` and on its device. A plain tensor on the CPU stays in the file's map."""
+    """Gives every parameter its tensor, in `dtype`, on its device. One plain on the CPU stays in the file's map."""
     head = isinstance(module, CausalLM)
     arch: Arch = module.arch  # type: ignore[assignment]
     for name in tensors(arch):

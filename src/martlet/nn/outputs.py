@@ -56,7 +56,7 @@ class ModelOutput(Fields):
 
 @dataclass
 class CausalLMOutput(Fields):
-    """`logits` is `(B, P, vocab_size)`, zeros at padding; `loss` the mean over supervised tokens, if labels were given."""
+    """`logits` is `(B, P, vocab_size)`, zeros at padding; `loss` the mean over supervised tokens, given labels."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None

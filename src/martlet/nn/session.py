@@ -18,7 +18,7 @@ from martlet.rope import turns_over
 
 @dataclass(slots=True)
 class StepOutput:
-    """One step's logits, float32 `(rows, vocab)` or `(tokens, vocab)`, and what was traced, row by row, layer by layer."""
+    """One step's logits, float32 `(rows, vocab)` or `(tokens, vocab)`, and what was traced, by row and layer."""
 
     logits: NDArray[np.float32]
     hidden_states: list[list[Any]] | None = None
