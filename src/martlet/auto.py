@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from martlet.checkpoint import HUB_KEYWORDS, open_checkpoint
@@ -41,7 +42,7 @@ class AutoConfig:
 
     @staticmethod
     def for_model(model_type: str, **values: Any) -> Config:
-        """A config made by hand: keys that are left out have the family's defaults."""
+        """A config made by hand: sizes must be given; what else is left out has the family's defaults."""
         return Config({"model_type": model_type, **values})
 
 
@@ -49,53 +50,59 @@ class AutoModel:
     """Decoders without a head: calling one gives `last_hidden_state`."""
 
     @staticmethod
-    def from_pretrained(name_or_path: str | os.PathLike[str], *, config: Any = None, **keywords: Any) -> Any:
+    def from_pretrained(name_or_path: str | os.PathLike[str], **keywords: Any) -> Any:
         """The base model of "org/name", a folder or a .gguf file. Keywords are those of `AutoModelForCausalLM`."""
         modeling = _modeling()
-        return modeling.load_model(modeling.Model, name_or_path, {**keywords, "config": as_config(config)})[1]
+        return _load(modeling, modeling.Model, name_or_path, keywords)[1]
 
     @staticmethod
-    def from_config(config: Any, *, dtype: Any = None, torch_dtype: Any = None) -> Any:
-        """A base model with fresh random weights."""
+    def from_config(config: Any, **keywords: Any) -> Any:
+        """A base model with fresh random weights. Keywords are those of `AutoModelForCausalLM.from_config`."""
         modeling = _modeling()
-        return modeling.build_model(modeling.Model, as_config(config), dtype or torch_dtype)
+        return modeling.build_model(modeling.Model, as_config(config), keywords)
 
 
 class AutoModelForCausalLM:
     """Causal language models by name."""
 
     @staticmethod
-    def from_pretrained(name_or_path: str | os.PathLike[str], *, config: Any = None, **keywords: Any) -> Any:
+    def from_pretrained(name_or_path: str | os.PathLike[str], **keywords: Any) -> Any:
         """The language model of "org/name", a folder or a .gguf file, on the CPU unless `device_map` says otherwise.
 
-        `dtype` (or `torch_dtype`): "auto" (what the checkpoint says), a name or a torch.dtype. `device_map`: "cpu",
-        "cuda", "cuda:1", "auto", "meta", or module prefix -> device. Hub: `revision`, `token`, `cache_dir`,
-        `local_files_only`, `force_download`, `subfolder`. Any other keyword overrides a key of config.json.
-        WeightsError if a tensor is missing, surplus or misshapen; no weight is ever made up.
+        `dtype` (or `torch_dtype`): "auto" (what the checkpoint says; float32 for packed GGUF blocks), a name or a
+        torch.dtype. `device_map`: "cpu", "cuda", "cuda:1", "auto", "meta", or module prefix -> device. `gguf_file`: one
+        among several. `use_safetensors`: True or False for one kind of file alone. `config`: in place of the file's.
+        Hub: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`. Any other keyword
+        overrides a key of config.json. `output_loading_info=True` adds a dict of lists, all empty: a tensor that is
+        missing, surplus or misshapen is a WeightsError, and no weight is ever made up.
         """
-        from martlet.generation.config import GenerationConfig
-
+        wants_info = keywords.pop("output_loading_info", False)
         modeling = _modeling()
-        opened, model = modeling.load_model(
-            modeling.ModelForCausalLM, name_or_path, {**keywords, "config": as_config(config)}
-        )
+        opened, model = _load(modeling, modeling.ModelForCausalLM, name_or_path, keywords)
         found = opened.snapshot.file("generation_config.json") if opened.gguf is None else None
-        model.generation_config = (
-            GenerationConfig.from_pretrained(found.parent)
-            if found
-            else GenerationConfig.from_model_config(model.config.to_dict())
-        )
-        return model
+        model.generation_config = _generation_config(model, found)
+        lists = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+        return (model, {name: [] for name in lists}) if wants_info else model
 
     @staticmethod
-    def from_config(config: Any, *, dtype: Any = None, torch_dtype: Any = None) -> Any:
-        """A language model with fresh random weights."""
-        from martlet.generation.config import GenerationConfig
-
+    def from_config(config: Any, **keywords: Any) -> Any:
+        """A language model with fresh random weights, in `dtype`; `set_seed` makes them the same again."""
         modeling = _modeling()
-        model = modeling.build_model(modeling.ModelForCausalLM, as_config(config), dtype or torch_dtype)
-        model.generation_config = GenerationConfig.from_model_config(model.config.to_dict())
+        model = modeling.build_model(modeling.ModelForCausalLM, as_config(config), keywords)
+        model.generation_config = _generation_config(model, None)
         return model
+
+
+def _load(modeling: Any, kind: Any, name_or_path: str | os.PathLike[str], keywords: dict[str, Any]) -> Any:
+    return modeling.load_model(kind, name_or_path, {**keywords, "config": as_config(keywords.get("config"))})
+
+
+def _generation_config(model: Any, found: Path | None) -> Any:
+    from martlet.generation.config import GenerationConfig
+
+    if found is not None:
+        return GenerationConfig.from_pretrained(found.parent)
+    return GenerationConfig.from_model_config(model.config.to_dict())
 
 
 def as_config(config: Any) -> Config | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from martlet import arch as arch_
 from martlet.checkpoint import HUB_KEYWORDS, open_checkpoint
-from martlet.errors import ArgumentError
+from martlet.errors import ArgumentError, ConfigError, UnsupportedError
 from martlet.families import Config
 from martlet.formats.shards import save_sharded
 from martlet.nn.decoder import CausalLM, Decoder
@@ -24,6 +25,31 @@ from martlet.weights import assemble
 
 WORDS = {dtype: word for word, dtype in STORED.items()}
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+LOADING = ("gguf_file", "config", "trust_remote_code", "harmless_config_keys", "device_map", "use_safetensors")
+# What these ask for is what always happens: mapped loading, resumed downloads, no code run, one attention.
+FULFILLED = ("_fast_init", "low_cpu_mem_usage", "resume_download", "code_revision", "weights_only")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")  # one result, ours
+REFUSED = {
+    "load_in_8bit": "Load a GGUF file of the model.",
+    "load_in_4bit": "Load a GGUF file of the model.",
+    "quantization_config": "Load a GGUF file of the model.",
+    "ignore_mismatched_sizes": "Weights of another shape would have to be made up.",
+    "variant": "Give the folder or revision that holds the files.",
+    "state_dict": "Call load_state_dict on the model.",
+    "max_memory": "Pass device_map as a dict of module prefix to device.",
+    "offload_folder": "Weights stay memory-mapped: nothing has to be offloaded.",
+    "offload_state_dict": "Weights stay memory-mapped: nothing has to be offloaded.",
+    "offload_buffers": "Weights stay memory-mapped: nothing has to be offloaded.",
+    "tp_plan": "Models run in one process.",
+    "distributed_config": "Models run in one process.",
+    "key_mapping": "Families hold the rules for names.",
+    "from_tf": "Only PyTorch and GGUF checkpoints are read.",
+    "from_flax": "Only PyTorch and GGUF checkpoints are read.",
+    "proxies": "Set HTTPS_PROXY in the environment.",
+    "mirror": "Set HF_ENDPOINT in the environment.",
+    "adapter_kwargs": "Adapters are not read yet.",
+    "device": "Pass device_map, or call to() on the model.",
+}
 
 
 class Saved:
@@ -87,6 +113,7 @@ class ModelForCausalLM(Saved, CausalLM):
     def __init__(self, config: Config) -> None:
         super().__init__(config.arch)
         self.config, self.name_or_path = config, ""
+        self.asked = config
 
     def open_session(self) -> TorchSession:
         """Rows to step through, for generation."""
@@ -130,6 +157,7 @@ class Model(Saved, Decoder):
     def __init__(self, config: Config) -> None:
         super().__init__(config.arch)
         self.config, self.name_or_path = config, ""
+        self.asked = config
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embed_tokens
@@ -139,40 +167,83 @@ class Model(Saved, Decoder):
 
 
 def load_model(kind: type[Model] | type[ModelForCausalLM], name_or_path: Any, keywords: dict[str, Any]) -> Any:
-    """`from_pretrained`: files found, config read, names and shapes checked, weights mapped. Fails closed."""
-    device_map = keywords.pop("device_map", None)
-    dtype = keywords.pop("dtype", None)
-    old_dtype = keywords.pop("torch_dtype", None)
-    wanted = dtype if dtype is not None else old_dtype if old_dtype is not None else "auto"
-    use_safetensors = keywords.pop("use_safetensors", None)
+    """`from_pretrained`: files found, config read, names and shapes checked, weights mapped. Fails closed.
+
+    Returns the opened checkpoint and the model; `keywords` are `read_keywords`' and keys of config.json.
+    """
+    options = read_keywords(keywords)
     hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
     opened = open_checkpoint(
         name_or_path,
-        gguf_file=keywords.pop("gguf_file", None),
-        config=keywords.pop("config", None),
-        trust_remote_code=bool(keywords.pop("trust_remote_code", False)),
-        harmless_config_keys=keywords.pop("harmless_config_keys", ()),
+        gguf_file=options["gguf_file"],
+        config=options["config"],
+        trust_remote_code=bool(options["trust_remote_code"]),
+        harmless_config_keys=options["harmless_config_keys"] or (),
         overrides=keywords,
         **hub,
     )
+    check_overrides(opened.config, keywords)
     head = issubclass(kind, CausalLM)
-    source = opened.open_weights(use_safetensors)
+    source = opened.open_weights(options["use_safetensors"])
     pieces = opened.locate(source, head=head)
     with torch.device("meta"):
         model = kind(opened.config)
     modules = [name for name, module in model.named_modules() if name and not list(module.children())]
-    placed = read_device_map(device_map, modules)
-    fill(model, source, pieces, _pick_dtype(wanted, opened.config, lambda: stored_dtype(source, pieces)), placed)
+    placed = read_device_map(options["device_map"], modules)
+    dtype = _pick_dtype(options["dtype"], opened.config, lambda: stored_dtype(source, pieces))
+    fill(model, source, pieces, dtype, placed)
     model.name_or_path = str(name_or_path)
     return opened, model.eval()
 
 
-def build_model(kind: type[Model] | type[ModelForCausalLM], config: Config, dtype: Any = None) -> Any:
-    """`from_config`: fresh weights, drawn from torch's generator."""
+def read_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Takes out of `keywords` what says how to load; what is left names the Hub's files or keys of config.json.
+
+    Hugging Face's keywords that we fulfil by nature are dropped; those of what we do not have are errors.
+    """
+    dtype, old_dtype = keywords.pop("dtype", None), keywords.pop("torch_dtype", None)
+    if dtype is not None and old_dtype is not None and dtype != old_dtype:
+        raise ArgumentError("dtype", "torch_dtype is its old name: give one of them", found=f"{dtype}, {old_dtype}")
+    options = {key: keywords.pop(key, None) for key in LOADING}
+    options["dtype"] = next((given for given in (dtype, old_dtype) if given is not None), "auto")
+    for key in FULFILLED:
+        keywords.pop(key, None)
+    attention = keywords.pop("attn_implementation", None)
+    if attention is not None and attention not in ATTENTIONS:
+        raise ArgumentError("attn_implementation", f"must be one of {', '.join(ATTENTIONS)}", found=repr(attention))
+    for key, remedy in REFUSED.items():
+        if keywords.pop(key, None):
+            raise UnsupportedError("from_pretrained", f"{key} is not supported", remedy=remedy)
+    return options
+
+
+def check_overrides(config: Config, overrides: Mapping[str, Any]) -> None:
+    """ArgumentError for a keyword that is neither one of loading nor a key of this family's config.json."""
+    try:
+        config.arch  # noqa: B018
+    except ConfigError as error:
+        for key in overrides:
+            if error.rule.startswith(f"key {key!r} "):
+                known = [*LOADING, *HUB_KEYWORDS, "dtype", *config.to_dict()]
+                near = difflib.get_close_matches(key, [name for name in known if name != key], 1)
+                raise ArgumentError(
+                    "from_pretrained",
+                    f"{key!r} is neither a keyword nor a key of a {config.get('model_type')} config",
+                    remedy=f"Is {near[0]!r} meant?" if near else "",
+                ) from error
+        raise
+
+
+def build_model(kind: type[Model] | type[ModelForCausalLM], config: Config, keywords: dict[str, Any]) -> Any:
+    """`from_config`: fresh weights, drawn from torch's generator. Other keywords override keys of the config."""
+    keywords = dict(keywords)
+    options = read_keywords(keywords)
+    config = config.but(**keywords) if keywords else config
+    check_overrides(config, keywords)
     with torch.device("meta"):
         model = kind(config)
     std = float(config.get("initializer_range") or config.get("init_std") or 0.02)
-    fill_random(model, _pick_dtype(dtype or "auto", config, torch.get_default_dtype), std)
+    fill_random(model, _pick_dtype(options["dtype"], config, torch.get_default_dtype), std)
     return model
 
 

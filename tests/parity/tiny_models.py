@@ -77,6 +77,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi": ("phi", SMALL),
     "smollm3": ("smollm3", SMALL | {"num_hidden_layers": 5}),
+    "gemma": ("gemma", SMALL | {"head_dim": 16}),
     "granite": (
         "granite",
         SMALL

@@ -64,7 +64,7 @@ class Config:
         raise AttributeError(f"config has no {name!r}" + (f"; is {near[0]!r} meant?" if near else ""))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._values[name] = value
+        object.__setattr__(self, "_values", _with(self._values, {name: value}))
         object.__setattr__(self, "_arch", None)
 
     def __eq__(self, other: object) -> bool:
@@ -90,7 +90,7 @@ class Config:
 
     def but(self, **changes: Any) -> Config:
         """A copy with some keys set."""
-        return Config({**self._values, **changes}, harmless_config_keys=self._harmless)
+        return Config(_with(self._values, changes), harmless_config_keys=self._harmless)
 
     def to_dict(self) -> dict[str, Any]:
         """A copy of the values, as config.json has them."""
@@ -116,6 +116,15 @@ _ABSENT: dict[str, Any] = {
     "dtype": None,
     "model_type": None,
 }
+
+
+def _with(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_theta` also lies in `rope_parameters`, where today's files have it and where it is read first."""
+    changed = {**values, **changes}
+    table = changed.get("rope_parameters")
+    if "rope_theta" in changes and "rope_parameters" not in changes and isinstance(table, dict):
+        changed["rope_parameters"] = {**table, "rope_theta": changes["rope_theta"]}
+    return changed
 
 
 def _rebuild(values: dict[str, Any], harmless: tuple[str, ...]) -> Config:

@@ -39,6 +39,20 @@ class Trace:
     attentions: list[list[Tensor]] | None = None
 
 
+def start_trace(asked: Any, hidden_states: bool | None, attentions: bool | None) -> Trace:
+    """What a call asks to keep; what it leaves open, `asked` (a config) answers."""
+    keeps_states = _pick(asked, "output_hidden_states", hidden_states, False)
+    keeps_attentions = _pick(asked, "output_attentions", attentions, False)
+    return Trace([] if keeps_states else None, [] if keeps_attentions else None)
+
+
+def _pick(asked: Any, key: str, given: bool | None, otherwise: bool) -> bool:
+    if given is not None:
+        return given
+    found = None if asked is None else asked.get(key)
+    return otherwise if found is None else bool(found)
+
+
 class MLP(nn.Module):
     """down(act(gate x) * up x), or down(act(up x))."""
 
@@ -101,6 +115,8 @@ class Block(nn.Module):
 
 class Decoder(nn.Module):
     """Token ids to final hidden states. `run` takes ragged rows; `forward` takes and gives padded tensors."""
+
+    asked: Any = None  # a config whose output_* and return_dict stand where a call leaves them open
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
@@ -186,25 +202,27 @@ class Decoder(nn.Module):
         past_key_values: KVCache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-        return_dict: bool = True,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
     ) -> Any:
         """Final hidden states of a padded batch.
 
         `input_ids` (B, P) int64, or `inputs_embeds` (B, P, D); `attention_mask` (B, P), 1 a real token, 0 padding to
         ignore, anywhere in a row. Positions count real tokens unless `position_ids` (B, P) says otherwise.
         """
-        states = Trace([] if output_hidden_states else None, [] if output_attentions else None)
+        states = start_trace(self.asked, output_hidden_states, output_attentions)
         padded, out_TD, cache = run_padded(
             self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, bool(use_cache), states
         )
         out = ModelOutput(padded.padding.restore(out_TD), cache, *restore_trace(padded, states))
-        return out if return_dict else out.to_tuple()
+        return out if _pick(self.asked, "return_dict", return_dict, True) else out.to_tuple()
 
 
 class CausalLM(nn.Module):
     """A decoder and its language-model head."""
+
+    asked: Any = None
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
@@ -236,16 +254,16 @@ class CausalLM(nn.Module):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-        return_dict: bool = True,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         logits_to_keep: int = 0,
     ) -> Any:
         """Logits of a padded batch, and the loss where `labels` (B, P; -100: not supervised) are given.
 
         Takes what `Decoder.forward` takes. `logits_to_keep` n > 0 computes those of the last n columns alone.
         """
-        states = Trace([] if output_hidden_states else None, [] if output_attentions else None)
+        states = start_trace(self.asked, output_hidden_states, output_attentions)
         padded, out_TD, cache = run_padded(
             self.model, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, bool(use_cache), states
         )
@@ -255,7 +273,7 @@ class CausalLM(nn.Module):
             logits = padded.padding.restore(self.logits(out_TD))
         loss = None if labels is None else causal_loss(logits, labels)
         out = CausalLMOutput(loss, logits, cache, *restore_trace(padded, states))
-        return out if return_dict else out.to_tuple()
+        return out if _pick(self.asked, "return_dict", return_dict, True) else out.to_tuple()
 
 
 def causal_loss(logits_BPV: Tensor, labels_BP: Tensor) -> Tensor:
