@@ -27,18 +27,21 @@ def byte_alphabet() -> dict[str, int]:
 class StreamDetokenizer:
     """`put(id)` gives the text that is now certain, `end()` the rest.
 
-    Promise: the pieces together equal `tokenizer.decode(ids, skip_special_tokens=...)`, no piece ends inside a
+    Promise: the pieces together equal `tokenizer.decode(ids, ...)` with the same settings, no piece ends inside a
     character, and the work per token does not grow with the length of the answer.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self._skipped = _special_ids(tokenizer) if skip_special_tokens else frozenset()
         kinds = _decoder_kinds(tokenizer)
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace") if kinds == ("ByteLevel",) else None
         self._falls_back_to_bytes = "ByteFallback" in kinds
-        self._cleans = tokenizer.cleans_up_spaces
+        asked = clean_up_tokenization_spaces
+        self._cleans = tokenizer.cleans_up_spaces if asked is None else asked and not tokenizer.is_bpe
         self._uncleaned = ""
         self._window: list[int] = []
         self._shown = ""  # the part of the window's text that was given out

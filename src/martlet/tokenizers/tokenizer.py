@@ -419,7 +419,7 @@ class Tokenizer:
             raise TokenizerError("decode", "needs ids of 0 or more", found=repr(wrong))
         text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         cleans = self.cleans_up_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
-        return self.clean_up_tokenization(text) if cleans and not self._is_bpe else text
+        return self.clean_up_tokenization(text) if cleans and not self.is_bpe else text
 
     def batch_decode(
         self,
@@ -434,13 +434,14 @@ class Tokenizer:
         return [result] if isinstance(result, str) else result
 
     @property
-    def _is_bpe(self) -> bool:
+    def is_bpe(self) -> bool:
+        """Whether spaces are part of the tokens, so that none are cleaned up."""
         return type(self._backend.model).__name__ == "BPE"
 
     @property
     def cleans_up_spaces(self) -> bool:
         """Whether decode removes spaces before punctuation: asked for, and not BPE, whose spaces are real."""
-        return self.clean_up_tokenization_spaces and not self._is_bpe
+        return self.clean_up_tokenization_spaces and not self.is_bpe
 
     @staticmethod
     def clean_up_tokenization(text: str) -> str:
