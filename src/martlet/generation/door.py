@@ -93,13 +93,13 @@ class Prompts:
             packed.append(tuple(layers))
         return tuple(packed)
 
-    def convert(self, array: NDArray[Any]) -> Any:
-        """The array as what the prompts were: a tensor on their device, or numpy (for lists too)."""
+    def convert(self, array: NDArray[Any], *, on_cpu: bool = False) -> Any:
+        """The array as what the prompts were: a tensor, on their device or `on_cpu`, or numpy (for lists too)."""
         if self.kind != "torch":
             return array
         import torch
 
-        return torch.from_numpy(array).to(self.device)
+        return torch.from_numpy(array).to("cpu" if on_cpu else self.device)
 
     def _start(self, running_row: int, num_running: int) -> int:
         return self.starts[running_row // (num_running // len(self.rows))]

@@ -362,12 +362,12 @@ def _check_modes(config: GenerationConfig, assistant: Any, on_token: Any) -> Non
 
 
 def _open_stream(streamer: Any, prompts: Prompts, config: GenerationConfig) -> Callable[[int, int], None]:
-    """Puts the prompt; returns what puts the tokens after it."""
+    """Puts the prompt `(1, T)`; returns what puts the tokens `(1,)` after it."""
     num_rows = len(prompts.rows) * config.num_return_sequences
     if num_rows > 1:
         raise ArgumentError("streamer", "takes one sequence", found=num_rows, remedy="Generate them one at a time.")
-    streamer.put(prompts.rows[0])
-    return lambda row, token: streamer.put(np.array([token]))
+    streamer.put(prompts.convert(prompts.rows[0][None], on_cpu=True))
+    return lambda row, token: streamer.put(prompts.convert(np.array([token]), on_cpu=True))
 
 
 def _ours(process: Callable[..., Any]) -> Callable[..., Any]:
