@@ -113,6 +113,11 @@ class Block(nn.Module):
                 return x + (attend(normed) + mlp(normed)) * scale
 
 
+def _build_table(num_rows: int, width: int) -> nn.Embedding:
+    # with a weight given nothing is drawn: normal_ on the meta device imports torch._dynamo, a second and 60 MB
+    return nn.Embedding(num_rows, width, _weight=torch.zeros(num_rows, width))
+
+
 class Decoder(nn.Module):
     """Token ids to final hidden states. `run` takes ragged rows; `forward` takes and gives padded tensors."""
 
@@ -121,9 +126,9 @@ class Decoder(nn.Module):
     def __init__(self, arch: Arch) -> None:
         super().__init__()
         self.arch = arch
-        self.embed_tokens = nn.Embedding(arch.vocab_size, arch.token_vector_size)
+        self.embed_tokens = _build_table(arch.vocab_size, arch.token_vector_size)
         if arch.position_table:
-            self.embed_positions = nn.Embedding(arch.position_table, arch.hidden_size)
+            self.embed_positions = _build_table(arch.position_table, arch.hidden_size)
         if arch.embedding_size:
             self.project_in = nn.Linear(arch.embedding_size, arch.hidden_size, bias=False)
             self.project_out = nn.Linear(arch.hidden_size, arch.embedding_size, bias=False)
