@@ -59,15 +59,15 @@ class RowRule(LogitsProcessor):
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         ids_BT, scores_BV = as_array(input_ids).astype(np.int64, copy=False), np.array(as_array(scores), np.float32)
         for row in range(len(scores_BV)):
-            scores_BV[row] = self.processor_of(row)(ids_BT[row], scores_BV[row])
+            scores_BV[row] = self.processor_of(row, len(scores_BV))(ids_BT[row], scores_BV[row])
         if isinstance(scores, np.ndarray):
             return scores_BV
         import torch
 
         return torch.from_numpy(scores_BV).to(device=scores.device, dtype=scores.dtype)
 
-    def processor_of(self, row: int) -> rules.Processor:
-        """The rule of row `row`."""
+    def processor_of(self, row: int, num_rows: int) -> rules.Processor:
+        """The rule of one row of a batch."""
         processor: rules.Processor = self.processor
         return processor
 
@@ -162,7 +162,7 @@ class NoBadWordsLogitsProcessor(RowRule):
 
 
 class _OfPrompts(RowRule):
-    """A rule over the prompts `encoder_input_ids` `(B, T)`, each row's its own; one prompt serves all rows."""
+    """A rule over the prompts `encoder_input_ids` `(prompts, T)`; a prompt's rows are together."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -171,8 +171,11 @@ class _OfPrompts(RowRule):
         given.pop("device", None)
         self.processors = [type(self).rule(**{**given, "encoder_input_ids": ids_T}) for ids_T in prompts_BT]
 
-    def processor_of(self, row: int) -> rules.Processor:
-        return self.processors[row if len(self.processors) > 1 else 0]
+    def processor_of(self, row: int, num_rows: int) -> rules.Processor:
+        num_prompts = len(self.processors)
+        if num_rows % num_prompts:
+            raise ArgumentError(type(self).__name__, f"needs its {num_prompts} prompts' rows together", found=num_rows)
+        return self.processors[row * num_prompts // num_rows]
 
 
 class EncoderRepetitionPenaltyLogitsProcessor(_OfPrompts):
@@ -186,7 +189,7 @@ class EncoderNoRepeatNGramLogitsProcessor(_OfPrompts):
 class PrefixConstrainedLogitsProcessor(RowRule):
     rule = rules.AllowedTokens
 
-    def processor_of(self, row: int) -> rules.Processor:
+    def processor_of(self, row: int, num_rows: int) -> rules.Processor:
         """Calls the function with the prompt's number: `num_beams` rows belong to one prompt."""
         mine: rules.AllowedTokens = self.processor
         return rules.AllowedTokens(mine.prefix_allowed_tokens_fn, mine.num_beams, row // mine.num_beams)

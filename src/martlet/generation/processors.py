@@ -365,8 +365,7 @@ class FromTorch:
 
 def from_torch_processor(fn: Callable[..., Any]) -> Processor:
     """A Hugging Face-style processor, `fn(input_ids (1, T), scores (1, V)) -> (1, V)`, as one of ours. It gets tensors
-    if torch is installed, else arrays; a wrong shape out of it is an ArgumentError. Ours in Hugging Face's dress
-    (adapters.py) come out of it again."""
+    if torch is installed, else arrays; a wrong shape out of it is an ArgumentError."""
     return fn if isinstance(fn, FromTorch) else FromTorch(fn)
 
 

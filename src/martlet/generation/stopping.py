@@ -200,7 +200,8 @@ def build_stops(
     started_s: float | None = None,
 ) -> list[Stop]:
     """What ends a row of `config` (`config.row`), in the order in which reasons are named: "eos", "stop_string",
-    "length", "time" (`started_s` on `time.monotonic`), "criteria" for `extra`, Hugging Face's stopping criteria.
+    "length", "time" (`started_s` on `time.monotonic`), then `extra`, Hugging Face's stopping criteria: "criteria", but
+    for ours among them.
 
     A criterion with a true `takes_numpy` is called with ids `(T,)` alone. ArgumentError for stop strings and no
     tokenizer.
@@ -222,7 +223,12 @@ def build_stops(
 
 
 def from_criteria(criterion: Callable[..., Any]) -> Stop:
-    """A stopping criterion of Hugging Face's kind as a stop; one with a true `takes_numpy` gets ids `(T,)` alone."""
+    """A stopping criterion of Hugging Face's kind as a stop; one with a true `takes_numpy` gets ids `(T,)` alone, and
+    ours in Hugging Face's dress name their own reasons."""
+    from martlet.generation.adapters import RowStop
+
+    if isinstance(criterion, RowStop) and type(criterion).__call__ is RowStop.__call__:
+        return criterion.stop
     if getattr(criterion, "takes_numpy", False):
         return lambda ids, text=None: "criteria" if criterion(ids) else None
     return FromCriteria(criterion)
