@@ -264,7 +264,7 @@ class GenerationConfig:
         """
         folder = Path(pretrained_model_name)
         path = folder / subfolder / config_file_name
-        if not folder.is_dir():
+        if not path.is_file():
             from martlet.hub import open_snapshot
 
             path = open_snapshot(

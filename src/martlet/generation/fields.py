@@ -115,7 +115,9 @@ class Field:
             return False
         if self.rows == "list":
             return True
-        return not self.rule.holds(value) and any(isinstance(row, list | tuple | dict | None) for row in value)
+        if self.rule.holds(value):
+            return False
+        return any(row is None or (isinstance(row, list | tuple | dict) and self.rule.holds(row)) for row in value)
 
 
 def _flag(rows: Literal["list", "no"] = "no") -> Field:
