@@ -63,8 +63,12 @@ def _gguf_sandwiched(keys: GgufKeys, config: dict[str, Any], num_largest: int) -
     is_largest = config["num_hidden_layers"] == num_largest
     scalar = config["hidden_size"] / config["num_attention_heads"] if is_largest else float(config["head_dim"])
     if keys.value("attention.scale") is not None:
-        scalar = keys.number("attention.scale") ** -2
-    config["query_pre_attn_scalar"] = scalar
+        scale = keys.number("attention.scale")
+        if scale <= 0:
+            raise keys.wrong("attention.scale", "must be above 0", scale)
+        scalar = scale**-2
+    is_whole = abs(scalar - round(scalar)) < 1e-3
+    config["query_pre_attn_scalar"] = round(scalar) if is_whole else scalar  # config.json has a whole number
     if keys.value(WINDOW) is not None:
         config["sliding_window"] = keys.size(WINDOW) or None
     return config | {key: keys.number(key) for key in CAPS if keys.value(key) is not None}

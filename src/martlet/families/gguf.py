@@ -21,9 +21,11 @@ _COMMON = (
     "block_count context_length embedding_length feed_forward_length vocab_size tensor_data_layout pooling_type "
     "attention.head_count attention.head_count_kv attention.key_length attention.value_length attention.causal "
     "rope.dimension_count rope.freq_base rope.scaling.type rope.scaling.factor rope.scaling.attn_factor "
-    f"rope.scaling.original_context_length rope.scaling.finetuned {RMS_EPS} {LAYER_EPS}"
+    "rope.scaling.original_context_length rope.scaling.finetuned rope.scale_linear "
+    f"rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow {RMS_EPS} {LAYER_EPS}"
 )
 COMMON = frozenset(_COMMON.split())
+YARN = {"attn_factor": "attention_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"}
 
 
 class GgufKeys:
@@ -118,8 +120,7 @@ def common_config(
         config["rope_scaling"] = scaling
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         found = metadata.get(f"tokenizer.ggml.{theirs}_token_id")
-        if isinstance(found, int):
-            config[f"{ours}_token_id"] = found
+        config[f"{ours}_token_id"] = found if isinstance(found, int) else None
     return keys, config
 
 
@@ -144,12 +145,15 @@ def _scaling(keys: GgufKeys, source: TensorSource, config: Mapping[str, Any]) ->
         return _llama3_scaling(divisors, config)
     kind = keys.value("rope.scaling.type", "none")
     if kind == "none":
-        return None
+        plain = keys.number("rope.scale_linear", 1.0)  # how files of 2023 say it
+        return {"rope_type": "linear", "factor": plain} if plain != 1 else None
     if kind not in ("linear", "yarn"):
         raise keys.wrong("rope.scaling.type", "must be none, linear or yarn where no tensor has the factors", kind)
     if keys.number("rope.scaling.attn_factor", 1.0) != 1:
         raise keys.wrong("rope.scaling.attn_factor", f"must be 1 with {kind}", keys.number("rope.scaling.attn_factor"))
-    return {"rope_type": kind, "factor": keys.number("rope.scaling.factor")} | trained
+    ramp = {ours: f"rope.scaling.yarn_{theirs}" for theirs, ours in YARN.items()} if kind == "yarn" else {}
+    said = {ours: keys.number(key) for ours, key in ramp.items() if keys.value(key) is not None}
+    return {"rope_type": kind, "factor": keys.number("rope.scaling.factor")} | trained | said
 
 
 def _divisors(source: TensorSource, name: str) -> list[float] | None:

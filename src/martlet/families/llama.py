@@ -25,8 +25,8 @@ def gguf_config(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, 
     keys, config = common_config(metadata, source, "llama", "attention.sliding_window")
     if keys.size("attention.sliding_window", 0):
         config |= {"model_type": "mistral", "sliding_window": keys.size("attention.sliding_window")}
-    biased = "blk.0.attn_output.bias" in source
-    return config | {"hidden_act": "silu", "rms_norm_eps": keys.number(RMS_EPS), "attention_bias": biased}
+    config |= {"attention_bias": "blk.0.attn_output.bias" in source, "mlp_bias": "blk.0.ffn_down.bias" in source}
+    return config | {"hidden_act": "silu", "rms_norm_eps": keys.number(RMS_EPS)}
 
 
 GGUF = GgufDialect(("llama",), gguf_config, (*GGUF_NAMES, *GGUF_PRE_NORMS, *UNPAIR))
