@@ -1,0 +1,59 @@
+"""A model and its tokenizer for a command, with a word on a terminal while they load."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from martlet.checkpoint import Checkpoint, open_checkpoint
+from martlet.cli.options import from_file, hub_options, settings
+
+
+def open_files(arguments: argparse.Namespace) -> Checkpoint:
+    """MODEL's files, of which only the config is read; ConfigError for what no family of ours covers."""
+    # huggingface_hub reads these as it is imported; what goes wrong is our one line, without its retries before it.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    checkpoint = open_checkpoint(arguments.model, **hub_options(arguments))
+    checkpoint.config.arch  # noqa: B018
+    return checkpoint
+
+
+def load_tokenizer(arguments: argparse.Namespace) -> Any:
+    """MODEL's tokenizer."""
+    from martlet.tokenizers.auto import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(arguments.model, **hub_options(arguments))
+
+
+def load_model(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Any:
+    """MODEL on its device, with what the command line says in its generation config."""
+    from martlet.auto import AutoModelForCausalLM
+
+    with saying(f"Loading {arguments.model} ..."):
+        model = AutoModelForCausalLM.from_pretrained(
+            arguments.model, device_map=arguments.device, dtype=arguments.dtype, **hub_options(arguments)
+        )
+    config = from_file(model.generation_config, is_gguf=checkpoint.gguf is not None)
+    model.generation_config = settings(arguments, config)
+    return model
+
+
+@contextlib.contextmanager
+def saying(line: str) -> Iterator[None]:
+    """Shows `line` on stderr meanwhile, if stderr is a terminal; otherwise says nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    sys.stderr.write(line)
+    sys.stderr.flush()
+    try:
+        yield
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
