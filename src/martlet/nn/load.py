@@ -6,27 +6,49 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from martlet.arch import Arch, tensors
-from martlet.formats.tensors import TensorSource, to_float32
+from martlet.formats.gguf_blocks import BLOCKS
+from martlet.formats.tensors import TensorInfo, TensorSource, to_float32
 from martlet.nn.decoder import CausalLM, Decoder
 from martlet.nn.devices import STORED, DeviceMap, device_of
 from martlet.weights import Piece
 
+PART_WEIGHTS = 1 << 22  # 16 MiB of float32
 
-def read_tensor(source: TensorSource, name: str) -> Tensor:
-    """One checkpoint tensor: a view of the map for plain dtypes, float32 for packed ones."""
+
+def read_tensor(source: TensorSource, name: str, packed_as: torch.dtype = torch.float32) -> Tensor:
+    """One checkpoint tensor: a view of the map for plain dtypes, the values as `packed_as` for packed ones."""
     info = source.info(name)
     raw = source.raw(name)
     dtype = STORED.get(info.dtype)
     if dtype is None:
-        return torch.from_numpy(to_float32(raw, info.dtype, info.shape))
+        return _unpack(raw, info, packed_as)
     if info.num_bytes == 0:
         return torch.empty(info.shape, dtype=dtype)
     if raw.ctypes.data % dtype.itemsize:
         raw = np.array(raw)  # torch wants aligned numbers
     return torch.frombuffer(raw, dtype=dtype).reshape(info.shape)
+
+
+def _unpack(raw: NDArray[np.uint8], info: TensorInfo, dtype: torch.dtype) -> Tensor:
+    """Values of a packed tensor in `dtype`, with a bounded part of them in float32 at a time."""
+    block = BLOCKS.get(info.dtype)
+    if dtype == torch.float32 or block is None:
+        return torch.from_numpy(to_float32(raw, info.dtype, info.shape)).to(dtype)
+    out = torch.empty(info.shape, dtype=dtype)
+    flat = out.view(-1)
+    blocks = raw.reshape(-1, block.num_bytes)
+    step = PART_WEIGHTS // block.size
+    scratch = np.empty(min(step, len(blocks)) * block.size, np.float32)
+    for begin in range(0, len(blocks), step):
+        part = blocks[begin : begin + step]
+        values = scratch[: len(part) * block.size]
+        to_float32(part.reshape(-1), info.dtype, values.shape, out=values)
+        flat[begin * block.size :][: len(values)] = torch.from_numpy(values)
+    return out
 
 
 def stored_dtype(source: TensorSource, pieces: Mapping[str, Piece]) -> torch.dtype:
@@ -49,8 +71,12 @@ def build_empty(arch: Arch, *, head: bool) -> CausalLM | Decoder:
 def fill(
     module: nn.Module, source: TensorSource, pieces: Mapping[str, Piece], dtype: torch.dtype, placed: DeviceMap
 ) -> None:
-    """Gives every parameter its tensor, in `dtype`, on its device. One plain on the CPU stays in the file's map."""
+    """Gives every parameter its tensor, in `dtype`, on its device. One plain on the CPU stays in the file's map.
+
+    Where the file packs others the plain ones are copied: the map can go, and the file be moved or cut.
+    """
     head = isinstance(module, CausalLM)
+    is_packed = any(source.info(piece.source).dtype not in STORED for piece in pieces.values())
     arch: Arch = module.arch  # type: ignore[assignment]
     for name in tensors(arch):
         own = name if head else name.removeprefix("model.")
@@ -61,7 +87,9 @@ def fill(
             value = torch.empty(tensors(arch)[name], dtype=dtype, device="meta")
         else:
             piece = pieces[name]
-            value = piece.take(read_tensor(source, piece.source)).to(dtype=dtype, device=device)
+            # what is added is added in float32, before the rounding
+            value = piece.take(read_tensor(source, piece.source, torch.float32 if piece.added else dtype))
+            value = value.to(dtype=dtype, device=device, copy=is_packed and source.info(piece.source).dtype in STORED)
             value = value if value.is_contiguous() else value.contiguous()
         _assign(module, own, value)
     if isinstance(module, CausalLM):
