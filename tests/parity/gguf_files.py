@@ -239,3 +239,49 @@ _SETTINGS: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
     "gpt_neox": _write_gpt_neox,
     "phi": _write_phi,
 }
+
+
+# Where a block's float16 scales lie, in bytes from its start.
+SCALES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "IQ4_NL": (0,), "IQ4_XS": (0,),
+}  # fmt: skip
+
+
+def random_blocks(block_type: str, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Bytes of a packed matrix, (rows, bytes of a row): every bit random but for scales, which are sane."""
+    kind = gguf.GGMLQuantizationType[block_type]
+    per_block, num_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (shape[0], shape[1] // per_block, num_bytes), dtype=np.uint8)
+    spread = float(np.abs(gguf.quants.dequantize(_with_scales(blocks, block_type, 1.0), kind)).max())
+    scaled = _with_scales(blocks, block_type, 0.2 / spread)
+    return scaled.reshape(shape[0], -1)
+
+
+def _with_scales(blocks: Array, block_type: str, scale: float) -> Array:
+    out = blocks.copy()
+    for start in SCALES[block_type]:
+        out[..., start : start + 2] = np.array([scale], np.float16).view(np.uint8)
+    return out
+
+
+def pack(model: Any, block_type: str, seed: int = 0) -> Quantize:
+    """Packed bytes for every matrix, for `write_gguf`; the model is given the values these stand for."""
+    rng, kind = np.random.default_rng(seed), gguf.GGMLQuantizationType[block_type]
+    packed: dict[str, Array] = {}
+    names = gguf.get_tensor_name_map(ARCHITECTURES[model.config.model_type], model.config.num_hidden_layers)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim != 2:
+            continue
+        places = _laid_out(model.config, name, np.arange(parameter.numel()).reshape(parameter.shape))
+        if block_type in SCALES:
+            data = random_blocks(block_type, places.shape, rng)
+        else:
+            data = gguf.quants.quantize(rng.normal(0, 0.1, places.shape).astype(np.float32), kind)
+        values = np.empty(parameter.numel(), np.float32)
+        values[places.reshape(-1)] = gguf.quants.dequantize(data, kind).reshape(-1)
+        parameter.data = torch.from_numpy(values.reshape(parameter.shape))
+        packed[names.get_name(name, try_suffixes=(".weight",))] = data
+    model.tie_weights()
+    return lambda name, array: (packed[name], kind) if name in packed else None

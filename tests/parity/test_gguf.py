@@ -125,3 +125,39 @@ def test_saved_again_hugging_face_loads_it(pair: tuple[Any, Path], ours: Any, tm
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     want = logits_of(pair[0], random_ids(40))
     torch.testing.assert_close(logits_of(theirs, random_ids(40)), want, atol=TOLERANCE, rtol=1e-4)
+
+
+# Rows of 256, as the K types need; phi3, gpt_neox, gpt2 and gemma2 for what is fused, turned round or shifted.
+BIG = SMALL | {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "tie_word_embeddings": False}
+BIG_GPT2 = TINY["gpt2"][1] | {"n_embd": 256, "n_layer": 2}
+BIG_NEOX = {key: value for key, value in BIG.items() if key != "num_key_value_heads"}
+BIG_GEMMA2 = BIG | {"head_dim": 64, "sliding_window": 5, "query_pre_attn_scalar": 64, "tie_word_embeddings": True}
+BLOCK_TYPES = (*gguf_files.SCALES, "F16", "BF16")
+PACKED = [
+    *(("llama", BIG, block_type) for block_type in BLOCK_TYPES),
+    *(("phi3", BIG, block_type) for block_type in ("Q4_K", "Q8_0")),
+    *(("gpt_neox", BIG_NEOX, block_type) for block_type in ("Q5_K", "Q4_1")),
+    *(("gpt2", BIG_GPT2, block_type) for block_type in ("Q6_K", "Q5_0")),
+    *(("gemma2", BIG_GEMMA2, block_type) for block_type in ("Q4_K", "IQ4_XS")),
+    *(("qwen2", BIG, block_type) for block_type in ("Q4_K", "Q2_K")),
+]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "keywords", "block_type"), PACKED, ids=[f"{kind}-{blocks}" for kind, _, blocks in PACKED]
+)
+def test_packed_weights_are_the_values_they_stand_for(
+    model_type: str, keywords: dict[str, Any], block_type: str, tmp_path: Path
+) -> None:
+    """The gguf package's own dequantizer gives the model its weights: they and the logits must be ours."""
+    model = gguf_files.make_model(model_type, keywords)
+    path = gguf_files.write_gguf(model, tmp_path / "packed.gguf", gguf_files.pack(model, block_type))
+    ours = martlet.AutoModelForCausalLM.from_pretrained(path, dtype="float32")
+    model.save_pretrained(tmp_path / "unpacked")
+    direct = martlet.AutoModelForCausalLM.from_pretrained(tmp_path / "unpacked").state_dict()
+    for name, weight in ours.state_dict().items():
+        if weight.ndim == 2:
+            assert torch.equal(weight, direct[name]), name
+    want = logits_of(model, random_ids(20))
+    assert want.abs().max() > 0.5
+    torch.testing.assert_close(logits_of(ours, random_ids(20)), want, atol=TOLERANCE, rtol=1e-4)
