@@ -14,6 +14,7 @@ from martlet.errors import ArgumentError, MartletError
 COMMANDS = {
     "generate": "continue a prompt, or answer it",
     "chat": "talk with a model",
+    "inspect": "say what a model is and what it needs, without loading it",
 }
 USAGE, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141  # exit codes; the last two are 128 + the signal's number
 
