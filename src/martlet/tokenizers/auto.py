@@ -83,5 +83,7 @@ def _gguf_path(files: Snapshot, gguf_file: str | None) -> Path | None:
         return files.single
     if files.root is None or any(files.file(name) for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
-    models = [name for name in files.list() if name.endswith(".gguf") and "mmproj" not in name and "/" not in name]
+    from martlet.formats.shards import gguf_models
+
+    models = [name for name in gguf_models(files.list()) if "/" not in name]
     return files.file(models[0]) if len(models) == 1 else None

@@ -20,7 +20,7 @@ from martlet.tokenizers.padding import pad_rows
 from martlet.tokenizers.settings import SPECIAL_NAMES, Settings
 
 if TYPE_CHECKING:
-    from martlet.formats.gguf import GgufFile
+    from martlet.formats.tensors import TensorSource
     from martlet.tokenizers.settings import Files
 
 
@@ -108,7 +108,7 @@ class Tokenizer:
         return load_tokenizer(snapshot, name_or_path or getattr(snapshot, "name", ""), keywords)
 
     @classmethod
-    def from_gguf(cls, source: GgufFile | Mapping[str, Any], name_or_path: str = "", **keywords: Any) -> Tokenizer:
+    def from_gguf(cls, source: TensorSource | Mapping[str, Any], name_or_path: str = "", **keywords: Any) -> Tokenizer:
         """A tokenizer from the `tokenizer.*` keys of a GGUF file's metadata."""
         from martlet.tokenizers.gguf import tokenizer_from_gguf
 
