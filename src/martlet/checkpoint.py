@@ -6,16 +6,16 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from martlet.arch import Arch
-from martlet.errors import ArgumentError, HubError
+from martlet.errors import ArgumentError, FormatError, HubError
 from martlet.families import Config, find_gguf_family
 from martlet.formats import open_weights
 from martlet.formats.files import read_json
-from martlet.formats.gguf import GgufFile
-from martlet.formats.shards import open_shards
+from martlet.formats.gguf import MAGIC
+from martlet.formats.shards import gguf_models, open_gguf, open_shards
 from martlet.formats.tensors import TensorSource
 from martlet.hub import Snapshot, open_snapshot
 from martlet.weights import Piece, check, locate
@@ -29,14 +29,14 @@ _said: set[str] = set()
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Files of one revision and what they say. `gguf` is set where one GGUF file holds everything."""
+    """Files of one revision and what they say. `gguf` is set where a GGUF file, or all its parts, hold everything."""
 
     snapshot: Snapshot
     config: Config
-    gguf: GgufFile | None
+    gguf: TensorSource | None
 
     def open_weights(self, use_safetensors: bool | None = None) -> TensorSource:
-        """The weights, memory-mapped: the GGUF file, else safetensors, else torch pickles; HubError if none."""
+        """The weights, memory-mapped: all parts of the GGUF, else safetensors, else torch pickles; HubError if none."""
         if self.gguf is not None:
             return self.gguf
         kinds = {None: ("safetensors", "pickle"), True: ("safetensors",), False: ("pickle",)}[use_safetensors]
@@ -80,8 +80,7 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Opens "org/name", a folder or a .gguf file. `overrides` win over keys of the config; `config` replaces it."""
     snapshot = open_snapshot(name_or_path, **hub)
-    path = _gguf_path(snapshot, gguf_file)
-    gguf = GgufFile(path) if path is not None else None
+    gguf = _open_gguf(snapshot, gguf_file)
     if config is None:
         config = Config(_config_values(snapshot, gguf), harmless_config_keys=harmless_config_keys)
     if overrides:
@@ -92,23 +91,39 @@ def open_checkpoint(
     return Checkpoint(snapshot, config, gguf)
 
 
-def _gguf_path(snapshot: Snapshot, gguf_file: str | None) -> Path | None:
+def _open_gguf(snapshot: Snapshot, gguf_file: str | None) -> TensorSource | None:
+    """The GGUF file of this checkpoint with all its parts; None if it is a folder of another kind."""
+    filename = _gguf_name(snapshot, gguf_file)
+    if filename is None:
+        return None
+    path = snapshot.require(filename)
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if snapshot.single is not None and start != MAGIC:
+        raise FormatError(
+            snapshot.name, "a single file must be GGUF", found=repr(start), remedy=f"Pass its folder, {path.parent}."
+        )
+    if snapshot.remote is None:
+        return open_gguf(path)
+    return open_gguf(path, lambda part: snapshot.require(str(PurePosixPath(filename).with_name(part))))
+
+
+def _gguf_name(snapshot: Snapshot, gguf_file: str | None) -> str | None:
     if gguf_file is not None:
-        return snapshot.require(gguf_file)
-    single: Path | None = getattr(snapshot, "single", None)
-    if single is not None:
-        return single
+        return gguf_file
+    if snapshot.single is not None:
+        return snapshot.single.name
     if snapshot.file("config.json") is not None:
         return None
-    found = [name for name in snapshot.list() if name.endswith(".gguf")]
+    found = gguf_models(snapshot.list())
     if len(found) > 1:
         raise ArgumentError(
             snapshot.name, "holds several GGUF files", found=", ".join(sorted(found)), remedy="Pass gguf_file=."
         )
-    return snapshot.require(found[0]) if found else None
+    return found[0] if found else None
 
 
-def _config_values(snapshot: Snapshot, gguf: GgufFile | None) -> dict[str, Any]:
+def _config_values(snapshot: Snapshot, gguf: TensorSource | None) -> dict[str, Any]:
     if gguf is None:
         return read_json(snapshot.require("config.json"))
     family = find_gguf_family(str(gguf.metadata.get("general.architecture")))

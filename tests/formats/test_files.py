@@ -111,7 +111,8 @@ def test_a_file_that_may_not_grow(tmp_path, how):
 @pytest.mark.parametrize("how", ["nameless", "named"])
 def test_a_full_disk(tmp_path, how):
     """A real file system of 2 MiB, in a mount namespace of its own."""
-    script = 'mount -t tmpfs -o size=2m none "$1" && echo old > "$1/x" && "$2" -W error -c "$3" "$1/x" "$4" free && cat "$1/x" && ls -A "$1"'
+    script = 'mount -t tmpfs -o size=2m none "$1" && echo old > "$1/x" && "$2" -W error -c "$3" "$1/x" "$4" free'
+    script += ' && cat "$1/x" && ls -A "$1"'
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", tmp_path, sys.executable, SAVE, how]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +23,7 @@ from martlet.formats.tensors import Stored, TensorInfo, TensorSource, num_bytes
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+_GGUF_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL | re.ASCII)
 _SHARD_NAME = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
@@ -159,27 +160,65 @@ def open_weights(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
         raise FormatError(str(path), "cannot be opened", found=problem.strerror) from problem
     # a safetensors file may begin with "{" too: 123 as the low byte of its header's length, whose top bytes are 0
     is_json = start[:1] == b"{" and 0 not in start
-    source = open_shards(path, lambda name: path.parent / name) if is_json else open_file(path)
-    return _with_siblings(source) if isinstance(source, GgufFile) else source
+    if start.startswith(GGUF_MAGIC):
+        return open_gguf(path)
+    return open_shards(path, lambda name: path.parent / name) if is_json else open_file(path)
 
 
-def _with_siblings(first: GgufFile) -> TensorSource:
-    """All parts of a GGUF that was split: `NAME-00001-of-0000N.gguf`, with split.no and split.count inside."""
+def open_gguf(path: str | os.PathLike[str], resolve: Callable[[str], Path | None] | None = None) -> GgufFile | Shards:
+    """A GGUF file; one that was split (`NAME-00001-of-0000N.gguf`) with all its parts, and the first one's metadata.
+
+    `resolve` gives the path of a part by its file name; without it the parts lie beside the first. FormatError if
+    another part than the first is opened, if one is missing, or if they are not parts of one model.
+    """
+    path = Path(path)
+    first = GgufFile(path)
     count = first.metadata.get("split.count", 1)
-    if count == 1:
+    if type(count) is int and count == 1:
         return first
-    path = first.paths[0]
-    found = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", path.name)
-    if found is None or int(found[3]) != count or first.metadata.get("split.no") != 0 or found[2] != "00001":
+    found = _GGUF_PART.fullmatch(path.name)
+    is_first = found is not None and found[2] == "00001" and _is_number(first, "split.no", 0)
+    if found is None or not is_first or not _is_number(first, "split.count", int(found[3])):
         total = f"{count:05d}" if isinstance(count, int) else "0000N"
         raise FormatError(
             str(path), f"is one part of {count!r:.20}", remedy=f"Open the first part, NAME-00001-of-{total}.gguf."
         )
-    rest = [path.with_name(f"{found[1]}-{number:05d}-of-{found[3]}.gguf") for number in range(2, count + 1)]
-    for part in rest:
-        if not part.is_file():
-            raise FormatError(str(path), f"its part {part.name} must be beside it", found="no such file")
-    return Shards([first, *(GgufFile(part) for part in rest)], first.metadata)
+    parts: list[TensorSource] = [first]
+    for number in range(2, int(found[3]) + 1):
+        name = f"{found[1]}-{number:05d}-of-{found[3]}.gguf"
+        place = resolve(name) if resolve is not None else path.with_name(name)
+        if place is None or not place.is_file():
+            raise FormatError(str(path), f"its part {name} must be beside it", found="no such file")
+        part = GgufFile(place)
+        if not (_is_number(part, "split.no", number - 1) and _is_number(part, "split.count", int(found[3]))):
+            said = [f"{part.metadata.get(key)!r:.20}" for key in ("split.no", "split.count")]
+            raise FormatError(
+                str(place),
+                f"must say it is part {number - 1} of {count}",
+                found=f"split.no {said[0]}, split.count {said[1]}",
+            )
+        parts.append(part)
+    shards = Shards(parts, first.metadata)
+    promised = first.metadata.get("split.tensors.count", len(shards))
+    if type(promised) is not int or promised != len(shards):
+        raise FormatError(
+            str(path),
+            f"its parts must hold {promised!r:.20} tensors",
+            found=len(shards),
+            remedy="Are all parts of one model?",
+        )
+    return shards
+
+
+def _is_number(source: GgufFile, key: str, wanted: int) -> bool:
+    value = source.metadata.get(key)
+    return type(value) is int and value == wanted
+
+
+def gguf_models(names: Iterable[str]) -> list[str]:
+    """Those of `names` that are a language model: of a split one the first part, and no image projectors."""
+    models = [name for name in names if name.lower().endswith(".gguf") and "mmproj" not in name]
+    return [name for name in models if not (part := _GGUF_PART.fullmatch(name)) or part[2] == "00001"]
 
 
 def save_sharded(

@@ -188,6 +188,9 @@ def to_float32(
         np.left_shift(raw.view("<u2"), 16, out=flat.view(np.uint32), dtype=np.uint32)
     elif dtype in _FLOAT8 or dtype == "F8_E8M0":
         np.take(float8_table(dtype), raw, out=flat)
+    elif dtype in ELEMENT_BITS:
+        known = ", ".join([*_NUMPY, "BF16", *_FLOAT8, "F8_E8M0", *gguf_blocks.DECODED])
+        raise FormatError(f"tensor type {dtype}", f"has no values here; supported are {known}")
     else:
         gguf_blocks.decode(raw, dtype, flat)
     return out
