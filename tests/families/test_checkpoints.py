@@ -1,4 +1,4 @@
-"""Checkpoints that Hugging Face saves: every tensor is found, has the shape its arch asks for, and goes back bit for bit."""
+"""Checkpoints Hugging Face saves: every tensor is found, has the shape its arch asks for, and goes back bit for bit."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from family_configs import CONFIGS
+from sibling_configs import CONFIGS, NUM_PARAMETERS
 
-from martlet.arch import Arch, Norm, Placement, QKNorm
+from martlet.arch import Arch, Norm, Placement, QKNorm, num_parameters
 from martlet.families import Config
 from martlet.families.decoder import ACTIVATIONS
 from martlet.rope import frequencies
@@ -130,3 +130,8 @@ def test_structure() -> None:
     assert arch["phi-2"].placement is Placement.PARALLEL_SHARED and arch["phi-2"].head_bias
     assert arch["OLMo-2-0425-1B"].placement is Placement.OUTPUT
     assert arch["OLMo-2-0425-1B"].qk_norm is QKNorm.FULL
+
+
+@pytest.mark.parametrize("name", NUM_PARAMETERS)
+def test_parameters_as_published(name: str) -> None:
+    assert num_parameters(Config(CONFIGS[name]).arch) == NUM_PARAMETERS[name]

@@ -113,8 +113,9 @@ def gemma(c: Reader) -> Arch:
 )
 def gemma2(c: Reader) -> Arch:
     """Every other layer slides, the first one does."""
-    arch = _sandwiched(c, (50.0, 30.0))
-    return with_windows(c, arch, read_window(c, 4096), [index % 2 == 0 for index in range(arch.num_layers)])
+    arch, window = _sandwiched(c, (50.0, 30.0)), read_window(c, 4096)
+    c.neutral("sliding_window_size", window)  # the first files have it twice
+    return with_windows(c, arch, window, [index % 2 == 0 for index in range(arch.num_layers)])
 
 
 @family(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from martlet.errors import ConfigError
+from martlet.errors import ConfigError, UnsupportedError
 
 # Keys that say nothing of a decoder's forward pass, whatever their value: names, training, generation defaults,
 # tokens, bookkeeping. A pattern must not be able to match a key that changes the maths.
@@ -26,7 +26,8 @@ _HARMLESS = (
     "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens forced_* generation_config "
     "attn_implementation transformers.js_config neuron quantization_comment hf_revision is_llama_config "
     "use_flash_attn* flash_attn* fused_mlp fused_bias_fc fused_dropout_add_ln cache_implementation "
-    "keys_to_ignore_at_inference max_window_layers max_sequence_length"
+    "keys_to_ignore_at_inference max_window_layers max_sequence_length model_max_length tokenizer_model_max_length "
+    "tokenizer_padding_side bos_token eos_token pad_token unk_token n_special predict_special_tokens xla_device"
 )
 HARMLESS = tuple(_HARMLESS.split())
 # Keys that change the maths of some family, but not while they have this value.
@@ -39,6 +40,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "qk_layernorm": (False,),
     "use_qk_norm": (False,),
     "use_sliding_window": (False,),
+    "use_mrope": (False,),
     "partial_rotary_factor": (1, 1.0),
     "quantization_config": ({},),
     "causal": (True,),
@@ -128,7 +130,10 @@ class Reader:
         return ConfigError(self.subject, rule, found=None if found is None else shorten(found))
 
     def finish(self, harmless: Collection[str] = ()) -> None:
-        """Raises `ConfigError` for a key that was not read and is neither harmless nor at a neutral value."""
+        """Raises `ConfigError` for a key that was not read and is neither harmless nor at a neutral value.
+
+        Weights that were quantized in a way of their own are an `UnsupportedError`.
+        """
         for key in QUANTIZED:
             if self.config.get(key) and key not in harmless:
                 raise self._quantized(key)
@@ -151,10 +156,10 @@ class Reader:
                 + f"If it is harmless, pass harmless_config_keys=[{key!r}].",
             )
 
-    def _quantized(self, key: str) -> ConfigError:
+    def _quantized(self, key: str) -> UnsupportedError:
         table = self.config[key]
         method = table.get("quant_method") if isinstance(table, dict) else None
-        return ConfigError(
+        return UnsupportedError(
             self.subject,
             f"{key}: weights quantized with {method or 'a method it does not name'} cannot be read",
             remedy="Use the original checkpoint, or a GGUF file of it.",
