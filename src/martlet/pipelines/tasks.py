@@ -1,0 +1,167 @@
+"""`pipeline`: the door. From a task and a model's name, file or object to something to call; loading is auto.py's."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from martlet.errors import ArgumentError, UnsupportedError
+from martlet.pipelines.options import KNOWN, unknown_keyword
+
+TASKS = ("text-generation",)
+# Hugging Face has these, or had them: what to use instead.
+ELSEWHERE = {
+    "conversational": "Use text-generation, and call it with a list of messages.",
+    "text2text-generation": "Use text-generation with a chat model.",
+    "summarization": "Use text-generation with a chat model.",
+    "translation": "Use text-generation with a chat model.",
+    "question-answering": "Use text-generation with a chat model.",
+}
+HUB = ("cache_dir", "local_files_only", "force_download", "subfolder")
+LOADING = ("gguf_file", "use_safetensors", "attn_implementation")  # as `model_kwargs` may hold them too
+OTHER_PARTS = ("feature_extractor", "image_processor", "video_processor", "processor")
+
+
+def pipeline(
+    task: str | None = None,
+    model: Any = None,
+    config: Any = None,
+    tokenizer: Any = None,
+    *,
+    device: Any = None,
+    device_map: Any = None,
+    dtype: Any = None,
+    torch_dtype: Any = None,
+    trust_remote_code: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    pipeline_class: Any = None,
+    use_fast: bool = True,
+    framework: str | None = None,
+    **keywords: Any,
+) -> Any:
+    """A pipeline for `task` ("text-generation", also where it is None) around `model`: "org/name", a folder, a .gguf
+    file, or a loaded model.
+
+    `tokenizer` is a name or a tokenizer, by default the model's own. `device` ("cpu", "cuda:1", an index, -1 for the
+    CPU) or `device_map` place the model; without them a named model goes to the GPU if there is one. `dtype` (old name
+    `torch_dtype`), `config`, `model_kwargs` and the Hub's `revision`, `token`, `cache_dir`, `local_files_only`,
+    `force_download`, `subfolder` are for loading: a loaded model is used as it is, which the log says once.
+    `trust_remote_code` runs nothing. Further keywords are the pipeline's (see `TextGenerationPipeline`): an unknown
+    one is an ArgumentError, as is an unknown task.
+    """
+    from martlet.pipelines.text_generation import TextGenerationPipeline
+
+    task = _check_task(task)
+    if model is None:
+        found = None if tokenizer is None else "a tokenizer alone"
+        raise ArgumentError("pipeline", "needs a model", found=found, remedy='Pass model="org/name", a folder or file.')
+    for name in OTHER_PARTS:
+        if keywords.pop(name, None) is not None:
+            raise UnsupportedError("pipeline", f"{name} is not supported", remedy="Only text is.")
+    if framework not in (None, "pt"):
+        raise ArgumentError("framework", 'must be "pt"', found=repr(framework))
+    if device is not None and device_map is not None:
+        raise ArgumentError("pipeline", "takes device or device_map, not both", found=f"{device!r}, {device_map!r}")
+    loading = {name: keywords.pop(name) for name in (*HUB, *LOADING) if name in keywords}
+    loading |= {"revision": revision, "token": token, "trust_remote_code": trust_remote_code, "config": config}
+    loading |= {"device_map": device_map, "dtype": dtype, "torch_dtype": torch_dtype}
+    loading = _with_model_kwargs(loading, model_kwargs or {})
+    for name in keywords:
+        if name not in KNOWN:
+            raise unknown_keyword("pipeline", name, [*KNOWN, *_own_keywords()])
+    if isinstance(model, str | os.PathLike):
+        tokenizer = _load_tokenizer(model if tokenizer is None else tokenizer, loading)
+        model = _load_model(model, device, loading)
+    else:
+        tokenizer = _load_tokenizer(_name_of(model) if tokenizer is None else tokenizer, loading)
+        _place(model, device, loading)
+    if isinstance(keywords.get("assistant_model"), str | os.PathLike):
+        keywords["assistant_model"] = _load_model(keywords["assistant_model"], device, {"device_map": device_map})
+    return (pipeline_class or TextGenerationPipeline)(model, tokenizer, task=task, **keywords)
+
+
+def _check_task(task: str | None) -> str:
+    if task is None:  # every model that loads here is a causal language model
+        return TASKS[0]
+    if not isinstance(task, str):
+        raise ArgumentError("task", "must be a string", found=type(task).__name__)
+    if task in TASKS:
+        return task
+    near = difflib.get_close_matches(task, [*TASKS, *ELSEWHERE], 1)
+    remedy = ELSEWHERE.get(task, "")
+    if not remedy and near:
+        remedy = f"Is {near[0]!r} meant?" if near[0] in TASKS else ELSEWHERE[near[0]]
+    raise ArgumentError("task", f"must be one of {', '.join(TASKS)}", found=repr(task), remedy=remedy)
+
+
+def _own_keywords() -> list[str]:
+    names = [*pipeline.__annotations__, *HUB, *LOADING]
+    return [name for name in names if name not in ("return", "keywords")]
+
+
+def _with_model_kwargs(loading: dict[str, Any], model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords for loading that are set, from both places; ArgumentError for one that comes from both."""
+    given = {name: value for name, value in loading.items() if value is not None}
+    for name in given:
+        if name in model_kwargs:
+            raise ArgumentError("pipeline", f"{name} must not come both by itself and in model_kwargs")
+    return {**given, **model_kwargs}
+
+
+def _load_model(name: Any, device: Any, loading: Mapping[str, Any]) -> Any:
+    from martlet.auto import AutoConfig, AutoModelForCausalLM
+
+    loading = dict(loading)
+    if isinstance(loading.get("config"), str | os.PathLike):
+        loading["config"] = AutoConfig.from_pretrained(loading["config"], **_of_hub(loading))
+    if "device_map" not in loading:
+        loading["device_map"] = "auto" if device is None else _device_name(device)
+    return AutoModelForCausalLM.from_pretrained(name, **loading)
+
+
+def _load_tokenizer(tokenizer: Any, loading: Mapping[str, Any]) -> Any:
+    from martlet.tokenizers import AutoTokenizer
+
+    own: dict[str, Any] = {}
+    if isinstance(tokenizer, tuple) and len(tokenizer) == 2:  # a name, and keywords for it
+        tokenizer, own = tokenizer
+    if not isinstance(tokenizer, str | os.PathLike):
+        return tokenizer
+    shared = {**_of_hub(loading), **{name: loading[name] for name in ("gguf_file",) if name in loading}}
+    return AutoTokenizer.from_pretrained(tokenizer, **{**shared, **own})
+
+
+def _of_hub(loading: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("revision", "token", "trust_remote_code", *HUB)
+    return {name: loading[name] for name in names if name in loading}
+
+
+def _name_of(model: Any) -> Any:
+    """Where a loaded model came from; its tokenizer is there too."""
+    name = getattr(model, "name_or_path", "")
+    if not name:
+        raise ArgumentError(
+            "pipeline", "needs a tokenizer: the model was not loaded from a name or path", remedy="Pass tokenizer=."
+        )
+    return name
+
+
+def _device_name(device: Any) -> Any:
+    return "cpu" if device == -1 and isinstance(device, int) else device
+
+
+def _place(model: Any, device: Any, loading: Mapping[str, Any]) -> None:
+    """Moves a loaded model to `device`. What only loading could do is said not to have been done."""
+    from martlet.generation.generate import say_once
+
+    idle = [name for name in loading if name not in ("trust_remote_code", *HUB, "revision", "token", "gguf_file")]
+    if idle:
+        say_once(f"pipeline: {', '.join(sorted(idle))} given, but the model is loaded already and is used as it is")
+    if device is not None:
+        from martlet.nn.devices import find_device
+
+        model.to(find_device(_device_name(device)))

@@ -1,0 +1,364 @@
+"""`TextGenerationPipeline`: prompts or chats to ids, a model's `generate`, ids to text. What it may be called on is
+inputs.py's, what its keywords mean options.py's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from martlet.errors import ArgumentError, EmptyPromptError, PromptTooLongError
+from martlet.generation.config import GenerationConfig
+from martlet.generation.fields import FIELDS
+from martlet.generation.generate import eos_ids
+from martlet.generation.outputs import GenerateOutput
+from martlet.generation.sampling import draw_seed
+from martlet.pipelines.description import Description, describe
+from martlet.pipelines.inputs import Answers, Chat, Inputs, Prompt, batches, read_inputs
+from martlet.pipelines.options import Asked, ReturnType, read_keywords, resolve_generation, resolve_options
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a pipeline, all its settings resolved."""
+
+    options: dict[str, Any]
+    config: GenerationConfig
+    arguments: dict[str, Any]
+    turned_off: dict[str, None]  # fields of the model's own config that this call unset
+    num_prompts: int | None  # None for an iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as `generate` gets it. `num_prompt` ids of a sequence are not its answer: none of an empty prompt."""
+
+    prompt: Prompt
+    ids: list[int]
+    num_prompt: int
+    num_prefix: int = 0  # tokens of the prefix, which a total length does not count
+
+
+class TextGenerationPipeline:
+    """Continues texts and chats: `pipe("Once")[0]["generated_text"]`. Made by `martlet.pipeline`.
+
+    Keywords are those of Hugging Face's text-generation pipeline and of `generate`; given here they hold for every
+    call, given in a call for that call. What neither the caller nor the model's files set has that pipeline's
+    defaults: 256 new tokens, sampled at temperature 0.7; `describe()` lists what applies and where it is from.
+    """
+
+    task = "text-generation"
+
+    def __init__(self, model: Any, tokenizer: Any, *, task: str = "text-generation", **keywords: Any) -> None:
+        if not callable(getattr(model, "generate", None)) or not hasattr(model, "arch"):
+            raise ArgumentError(
+                "text-generation pipeline",
+                "needs a causal language model of martlet's",
+                found=type(model).__name__,
+                remedy="Load it with martlet.AutoModelForCausalLM.",
+            )
+        if not callable(tokenizer) or not callable(getattr(tokenizer, "decode", None)):
+            raise ArgumentError("tokenizer", "must be a tokenizer", found=type(tokenizer).__name__)
+        self.model, self.tokenizer, self.task = model, tokenizer, task
+        self._init = read_keywords(keywords)
+        self._config(Asked())  # refuses what is wrong here, not in the first call
+
+    @property
+    def device(self) -> Any:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the model's weights."""
+        return self.model.dtype
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """What a call without keywords generates with, a copy."""
+        return self._config(Asked())
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"TextGenerationPipeline(model={self.model.name_or_path!r}, device={str(self.device)!r}, dtype={dtype})"
+
+    def __call__(self, text_inputs: Any, **keywords: Any) -> Any:
+        """The answers to a prompt or many.
+
+        A string or a chat gives a list of records, one a returned sequence; a list, a list of such lists; a dataset or
+        an iterator, an iterator of them, in order, each batch of `batch_size` made when its first answer is asked for.
+        A record has `generated_text`: prompt and answer, for a chat its messages with the answer appended, or, with
+        `return_full_text=False`, the answer; or with `return_tensors=True` `generated_token_ids`. No answer depends on
+        `batch_size`. ArgumentError, GenerationError, TokenizerError and their kinds.
+        """
+        asked = read_keywords(keywords)
+        inputs = read_inputs(text_inputs)
+        call = self._call(asked, inputs)
+        if inputs.kind == "dataset":
+            return Answers(lambda: self._answers(inputs, call), inputs.length)
+        if inputs.kind == "iterator":
+            return self._answers(inputs, call)
+        answers = list(self._answers(inputs, call))
+        return answers[0] if inputs.kind == "one" else answers
+
+    predict = transform = __call__
+
+    def describe(self, **keywords: Any) -> Description:
+        """Every setting that a call with these keywords would use, and where each value is from. Prints as a table."""
+        asked = read_keywords(keywords)
+        return describe(self._config(asked), self._init, asked)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **keywords: Any) -> None:
+        """Writes model and tokenizer into a folder; keywords are the model's `save_pretrained`'s. SaveError."""
+        self.model.save_pretrained(save_directory, **keywords)
+        self.tokenizer.save_pretrained(save_directory)
+
+    # ---- settings
+
+    def _config(self, asked: Asked) -> GenerationConfig:
+        pad_id = getattr(self.tokenizer, "pad_token_id", None)
+        return resolve_generation(self._own_config, self._init, asked, pad_id)
+
+    @property
+    def _own_config(self) -> GenerationConfig:
+        return getattr(self.model, "generation_config", None) or GenerationConfig()
+
+    def _call(self, asked: Asked, inputs: Inputs) -> Call:
+        options = resolve_options(self._init, asked)
+        if options["prefix"] is None:
+            options["prefix"] = self.model.config.get("prefix")
+        # A length to truncate to, but only of the call: a pipeline's own is generation's alone.
+        options["max_length"] = asked.fields.get("max_length")
+        config = self._config(asked)
+        applied = config.to_dict()
+        off = {name: None for name, value, _ in self._own_config.describe() if value is not None}
+        arguments = {**self._init.arguments, **asked.arguments}
+        turned_off = {name: None for name in off if applied[name] is None}
+        return Call(options, config, arguments, turned_off, inputs.length)
+
+    # ---- prompts to answers
+
+    def _answers(self, inputs: Inputs, call: Call) -> Iterator[list[Record]]:
+        start = 0
+        for batch in batches(inputs.open(), call.options["batch_size"]):
+            yield from self._answer(batch, start, call)
+            start += len(batch)
+
+    def _answer(self, prompts: Sequence[Prompt], start: int, call: Call) -> list[list[Record]]:
+        """The records of a batch, whose first prompt is number `start` of the call."""
+        config = _cut(call.config, start, len(prompts), call.num_prompts)
+        rows = [
+            self._encode(prompt, call.options, config.row(place, len(prompts))) for place, prompt in enumerate(prompts)
+        ]
+        config = _count_prefixes(config, rows)
+        arguments = dict(call.arguments)
+        config = _with_seeds(config, len(rows), arguments.pop("generator", None))
+        output = self.model.generate(
+            [row.ids for row in rows],
+            generation_config=config,
+            attention_mask=[[1] * len(row.ids) for row in rows],
+            tokenizer=self.tokenizer,
+            **arguments,
+            **call.turned_off,
+        )
+        sequences = output.sequences if isinstance(output, GenerateOutput) else output
+        num_each = len(sequences) // len(rows)
+        extras = _extras(output, rows, num_each) if isinstance(output, GenerateOutput) else [{}] * len(sequences)
+        answers = []
+        for place, row in enumerate(rows):
+            own = slice(place * num_each, (place + 1) * num_each)
+            answers.append(self._records(row, sequences[own], extras[own], call.options, config))
+        return answers
+
+    def _encode(self, prompt: Prompt, options: dict[str, Any], config: GenerationConfig) -> Encoded:
+        keywords = {name: options[name] for name in ("truncation",) if options[name] is not None}
+        if options["max_length"] is not None and (options["truncation"] or config.max_new_tokens is not None):
+            keywords["max_length"] = config.max_length
+        num_prefix = 0
+        if isinstance(prompt, Chat):
+            ids = self._encode_chat(prompt, options, keywords)
+        else:
+            if options["add_special_tokens"] is not None:
+                keywords["add_special_tokens"] = options["add_special_tokens"]
+            text, prefix = prompt, options["prefix"]
+            if prefix:
+                # A text that a template rendered keeps its type, which says that it has its special tokens.
+                text = type(prompt)(prefix + prompt)
+                adds = bool(options["add_special_tokens"])
+                num_prefix = len(self.tokenizer(prefix, add_special_tokens=adds)["input_ids"])
+            ids = self.tokenizer(text, **{**keywords, **(options["tokenizer_encode_kwargs"] or {})})["input_ids"]
+        ids = [int(number) for number in ids]
+        if options["handle_long_generation"] == "hole":
+            ids = self._leave_room(ids, config)
+        if ids:
+            return Encoded(prompt, ids, len(ids), num_prefix)
+        if config.bos_token_id is None:
+            raise EmptyPromptError(
+                "prompt", "gives no token, and the model has no bos_token_id to begin with", found=repr(prompt)
+            )
+        return Encoded(prompt, [config.bos_token_id], 0)
+
+    def _encode_chat(self, chat: Chat, options: dict[str, Any], keywords: dict[str, Any]) -> Any:
+        continues = _continues(chat, options)
+        asked = {
+            "add_generation_prompt": not continues,
+            "continue_final_message": continues,
+            "tools": options["tools"],
+            "documents": options["documents"],
+            **keywords,
+            **(options["tokenizer_encode_kwargs"] or {}),
+        }
+        return self.tokenizer.apply_chat_template(chat.messages, return_dict=True, **asked)["input_ids"]
+
+    def _leave_room(self, ids: list[int], config: GenerationConfig) -> list[int]:
+        """The last ids of a prompt, as many as leave room for the new tokens."""
+        num_new = config.max_new_tokens
+        if num_new is None:
+            num_new = (config.max_length or 0) - len(ids)
+            if num_new < 0:
+                raise ArgumentError(
+                    "handle_long_generation", "must know how many tokens are wanted", remedy="Set max_new_tokens."
+                )
+        context = self.model.arch.max_position_embeddings
+        limit = min(getattr(self.tokenizer, "model_max_length", None) or context, context)
+        if len(ids) + num_new <= limit:
+            return ids
+        if num_new >= limit:
+            raise PromptTooLongError(
+                "handle_long_generation",
+                f"{num_new} new tokens must leave room for a prompt in {limit} tokens",
+                remedy="Lower max_new_tokens.",
+            )
+        return ids[num_new - limit :]
+
+    def _records(
+        self,
+        row: Encoded,
+        sequences: Sequence[list[int]],
+        extras: Sequence[Record],
+        options: dict[str, Any],
+        config: GenerationConfig,
+    ) -> list[Record]:
+        if options["return_type"] is ReturnType.TENSORS:
+            # Hugging Face's are rows of one tensor: the sequences of a prompt have one length.
+            longest = max(map(len, sequences))
+            pad_id = next(iter([*_given(config.pad_token_id), *eos_ids(config), 0]))
+            return [{"generated_token_ids": ids + [pad_id] * (longest - len(ids))} for ids in sequences]
+        records = []
+        for ids, extra in zip(sequences, extras, strict=True):
+            text = self.tokenizer.decode(
+                ids[row.num_prompt :],
+                skip_special_tokens=options["skip_special_tokens"],
+                clean_up_tokenization_spaces=options["clean_up_tokenization_spaces"],
+            )
+            if options["return_type"] is ReturnType.FULL_TEXT:
+                text = _full_text(row.prompt, text, options)
+            records.append({"generated_text": text, **extra})
+        return records
+
+
+def _continues(chat: Chat, options: dict[str, Any]) -> bool:
+    """Whether the answer goes on with the last message: if asked to, else if that is the assistant's."""
+    asked = options["continue_final_message"]
+    return chat.ends_with_assistant if asked is None else bool(asked)
+
+
+def _full_text(prompt: Prompt, answer: str, options: dict[str, Any]) -> Any:
+    if not isinstance(prompt, Chat):
+        return str(prompt) + answer
+    if not _continues(prompt, options):
+        return [*prompt.messages, {"role": "assistant", "content": answer}]
+    last = prompt.messages[-1]
+    content = last["content"]
+    if isinstance(content, list | tuple):  # blocks, of which the template continued the last text
+        place = max(number for number, block in enumerate(content) if "text" in block)
+        block = {**content[place], "text": content[place]["text"] + answer}
+        content = [*content[:place], block, *content[place + 1 :]]
+    else:
+        content = content + answer
+    return [*prompt.messages[:-1], {**last, "content": content}]
+
+
+def _given(value: int | None) -> list[int]:
+    return [] if value is None else [value]
+
+
+def _cut(config: GenerationConfig, start: int, count: int, total: int | None) -> GenerationConfig:
+    """The config of prompts `start` to `start + count`: of lists with one value a prompt, their part."""
+    own: dict[str, Any] = {}
+    for name, value, _ in config.describe():
+        if not FIELDS[name].is_per_row(value):
+            continue
+        if (total is not None and len(value) != total) or len(value) < start + count:
+            prompts = "each prompt" if total is None else f"each of {total} prompts"
+            raise ArgumentError(name, f"must have one value for {prompts}", found=f"{len(value)} values")
+        own[name] = list(value[start : start + count])
+    return config.but("call", **own) if own else config
+
+
+def _with_seeds(config: GenerationConfig, num_rows: int, generator: Any) -> GenerationConfig:
+    """A seed a prompt, so that what is drawn for it does not depend on its batch."""
+    samples = any(config.do_sample) if isinstance(config.do_sample, list) else config.do_sample
+    if not samples or isinstance(config.seed, list):
+        return config
+    if config.seed is not None:
+        return config.but(config.origin("seed"), seed=[config.seed] * num_rows)
+    return config.but("drawn", seed=[_draw(generator) for _ in range(num_rows)])
+
+
+def _draw(generator: Any) -> int:
+    """A seed: from a generator of torch's, numpy's or Python's, or from the one that `set_seed` resets."""
+    if generator is None:
+        return draw_seed()
+    if isinstance(generator, np.random.Generator):
+        return int(generator.integers(0, 2**63))
+    if callable(getattr(generator, "getrandbits", None)):
+        return int(generator.getrandbits(63))
+    if callable(getattr(generator, "initial_seed", None)):
+        import torch
+
+        drawn = torch.randint(0, 2**63 - 1, (1,), generator=generator, device=generator.device)
+        return int(drawn)
+    raise ArgumentError("generator", "must be a torch, numpy or random generator", found=type(generator).__name__)
+
+
+def _count_prefixes(config: GenerationConfig, rows: Sequence[Encoded]) -> GenerationConfig:
+    """Total lengths are those of a prompt without its prefix, so the prefix is added."""
+    if not any(row.num_prefix for row in rows):
+        return config
+    own: dict[str, Any] = {}
+    for place, row in enumerate(rows):
+        settings = config.row(place, len(rows))
+        for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            value = getattr(settings, total)
+            if value and getattr(settings, new) is None:
+                value += row.num_prefix
+            own.setdefault(total, []).append(value)
+    own = {name: values for name, values in own.items() if any(values)}
+    rivals = {name: getattr(config, name) for name in ("max_new_tokens", "min_new_tokens")}
+    return config.but("prefix", **own, **rivals) if own else config
+
+
+def _extras(output: GenerateOutput, rows: Sequence[Encoded], num_each: int) -> list[Record]:
+    """What `generate` gave beside each sequence, as lists: values a sequence, and scores of its every step."""
+    assert output.num_new_tokens is not None
+    num_sequences = len(rows) * num_each
+    extras: list[Record] = [{} for _ in range(num_sequences)]
+    for name in ("sequences_scores", "beam_indices"):
+        if (values := output.get(name)) is not None:
+            for extra, value in zip(extras, values, strict=True):
+                extra[name] = value.tolist()
+    for name in ("scores", "logits"):
+        steps = output.get(name)
+        if not steps or len(steps[0]) != num_sequences:  # of beams that were not returned
+            continue
+        for place, extra in enumerate(extras):
+            own = slice(place // num_each * num_each, (place // num_each + 1) * num_each)
+            num_steps = max(output.num_new_tokens[own])
+            extra[name] = [step[place].tolist() for step in steps[:num_steps]]
+    return extras
