@@ -130,10 +130,13 @@ class Arch:
     logit_softcap: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"):
+        counts = "vocab_size hidden_size intermediate_size num_attention_heads num_key_value_heads"
+        for name in (*counts.split(), "max_position_embeddings"):
             size = getattr(self, name)
             if size < 1:
                 raise ConfigError("config", f"{name} must be at least 1", found=size)
+        if self.norm_eps < 0:
+            raise ConfigError("config", "the epsilon of norms must not be negative", found=self.norm_eps)
         if not self.layers:
             raise ConfigError("config", "num_hidden_layers must be at least 1", found=0)
         if self.head_dim < 1:
