@@ -141,9 +141,10 @@ def _number(c: Reader, table: Mapping[str, Any], key: str, default: float | None
     found = table.get(key)
     if found is None:
         found = default
+    if found is None:
+        raise c.error(f"rope {key} is missing")
     if not is_number(found):
-        raise c.error(f"rope {key} must be a number", "nothing" if found is None else found)
-    assert found is not None
+        raise c.error(f"rope {key} must be a number", found)
     if above is not None and found <= above:
         raise c.error(f"rope {key} must be above {above:g}", found)
     return float(found)
