@@ -54,7 +54,8 @@ def _run(words: list[str]) -> int:
         module.build(parser)
         return int(module.run(parser.parse(words[1:])))
     if words and not words[0].startswith("-"):
-        raise ArgumentError("martlet", f"has no command {words[0]!r}", remedy=nearest(words[0], COMMANDS))
+        remedy = nearest(words[0], COMMANDS) or f"There are {', '.join(COMMANDS)}."
+        raise ArgumentError("martlet", f"has no command {words[0]!r}", remedy=remedy)
     top = _top_parser()
     top.parse(words)
     top.print_help(sys.stderr)

@@ -46,9 +46,6 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The remedy for a name that is not among the `known`: the nearest of them, or all if none is near."""
-    listed = list(known)
-    near = difflib.get_close_matches(name, listed, 1, 0.6)
-    if near:
-        return f"Is {near[0]} meant?"
-    return f"There are: {', '.join(listed)}." if len(listed) < 10 else ""
+    """The remedy for a name that is not among the `known`: the nearest of them, or nothing if none is near."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f"Is {near[0]} meant?" if near else ""

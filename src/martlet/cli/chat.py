@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from martlet.cli import options
-from martlet.cli.answer import answer
 from martlet.cli.arguments import nearest
 from martlet.cli.loading import load_model, load_tokenizer, open_files
 from martlet.errors import ChatTemplateError, MartletError, PromptTooLongError
@@ -121,13 +120,15 @@ class Chat:
             case "/save":
                 self.save(rest)
             case _:
-                note = f"martlet: there is no command {command}. {nearest(command, COMMANDS)}"
-                print(note.strip(), file=sys.stderr)
+                note = f"martlet: there is no command {command}. {nearest(command, COMMANDS) or '/help lists them.'}"
+                print(note, file=sys.stderr)
         sys.stdout.flush()
         return True
 
     def reply(self, text: str) -> None:
         """Shows the answer to one message and keeps both. A message that cannot be answered is not kept."""
+        from martlet.cli.answer import answer
+
         self.messages.append({"role": "user", "content": text})
         try:
             result = answer(self.model, self.tokenizer, self._prompt_ids(), _write)

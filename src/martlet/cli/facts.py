@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5}  # a weight; blocks' scales come on top
 CACHE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 2.0, "int4": 2.0}  # a key's or value's number
-SOME_TOKENS = 1000
 MAGIC = {b"GGUF": "gguf", b"PK\x03\x04": "torch pickle"}
 
 
@@ -114,7 +113,7 @@ def tokenizer_facts(checkpoint: Checkpoint, files: Mapping[str, Any]) -> dict[st
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.snapshot.name, **files)
-    except TokenizerError as error:
+    except (TokenizerError, HubError) as error:
         return {"problem": str(error)}
     longest = tokenizer.model_max_length
     return {
@@ -166,7 +165,7 @@ def memory_facts(arch: Arch) -> dict[str, Any]:
     return {
         dtype: {
             "weights": arch_.weight_bytes(arch, size),
-            "per_1000_tokens": arch_.cache_bytes(arch, SOME_TOKENS, CACHE_BYTES[dtype]),
+            "per_1000_tokens": arch_.cache_bytes(arch, 1000, CACHE_BYTES[dtype]),
             "full_context": arch_.cache_bytes(arch, context, CACHE_BYTES[dtype]),
         }
         for dtype, size in WEIGHT_BYTES.items()

@@ -10,11 +10,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from martlet.cli import options
-from martlet.cli.answer import Answer, answer
 from martlet.cli.loading import load_model, load_tokenizer, open_files
-from martlet.errors import ArgumentError, EmptyPromptError
+from martlet.errors import ArgumentError, EmptyPromptError, PromptTooLongError
 
 if TYPE_CHECKING:
+    from martlet.cli.answer import Answer
     from martlet.generation.config import GenerationConfig
 
 EXAMPLES = """\
@@ -49,11 +49,15 @@ def build(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answers, and returns 0, or 130 if Ctrl-C ended it."""
+    from martlet.cli.answer import answer
+
     prompt = _read_prompt(arguments.prompt)
     started_s = time.monotonic()
     checkpoint = open_files(arguments)
     tokenizer = load_tokenizer(arguments)
     ids = _prompt_ids(arguments, tokenizer, prompt)
+    if not arguments.truncate_prompt:
+        _check_fits(len(ids), checkpoint.arch.max_position_embeddings)
     model = load_model(arguments, checkpoint)
     if model.generation_config.do_sample and model.generation_config.seed is None:
         model.generation_config = model.generation_config.but("drawn", seed=secrets.randbits(32))
@@ -100,6 +104,17 @@ def _prompt_ids(arguments: argparse.Namespace, tokenizer: Any, prompt: str) -> l
     messages = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     messages.append({"role": "user", "content": prompt})
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+
+
+def _check_fits(num_tokens: int, context: int) -> None:
+    """PromptTooLongError, before anything is loaded, for a prompt that the model's context cannot hold."""
+    if num_tokens > context:
+        raise PromptTooLongError(
+            "PROMPT",
+            f"must fit the model's context of {context} tokens",
+            found=f"{num_tokens} tokens",
+            remedy="Shorten it, or pass --truncate-prompt to keep its end.",
+        )
 
 
 def _report(model: str, config: GenerationConfig, load_s: float, result: Answer) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from martlet.cli import options
-from martlet.cli.facts import SOME_TOKENS, model_facts
 from martlet.cli.loading import open_files
 from martlet.cli.tables import bytes_text, count_text, table
 
@@ -41,6 +40,8 @@ def build(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the facts, and returns 0."""
+    from martlet.cli.facts import model_facts
+
     facts = model_facts(open_files(arguments), options.hub_options(arguments))
     if arguments.json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
@@ -126,7 +127,7 @@ def _generation(settings: Mapping[str, Any]) -> str:
 
 
 def _memory(memory: Mapping[str, Any], context: int) -> str:
-    rows = [["", "weights", f"each {SOME_TOKENS:,} tokens", f"all {context:,} tokens"]]
+    rows = [["", "weights", "each 1,000 tokens", f"all {context:,} tokens"]]
     for dtype, needed in memory.items():
         sizes = [bytes_text(needed[key]) for key in ("weights", "per_1000_tokens", "full_context")]
         rows.append([dtype, *sizes])

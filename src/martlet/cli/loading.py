@@ -7,10 +7,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from martlet.checkpoint import Checkpoint, open_checkpoint
 from martlet.cli.options import from_file, hub_options, settings
+
+if TYPE_CHECKING:
+    from martlet.checkpoint import Checkpoint
 
 
 def open_files(arguments: argparse.Namespace) -> Checkpoint:
@@ -19,6 +21,8 @@ def open_files(arguments: argparse.Namespace) -> Checkpoint:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from martlet.checkpoint import open_checkpoint
+
     checkpoint = open_checkpoint(arguments.model, **hub_options(arguments))
     checkpoint.config.arch  # noqa: B018
     return checkpoint
