@@ -227,8 +227,11 @@ def test_what_json_cannot_hold_is_not_written(tmp_path):
         (b"\xef\xbb\xbf{}", "must be JSON; found Unexpected UTF-8 BOM"),
         (b"[1]", "must be a JSON object; found a list"),
         (b'"a"', "must be a JSON object; found a str"),
-        (b'{"a":' * 100_000, "must not nest deeper than Python can follow"),
-        (b"[" * 100_000, "must not nest deeper than Python can follow"),
+        (b'{"a":' * 100_000, "must not nest deeper than 100"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "must not nest deeper than 100"),
+        (b'{"a":[' + b"[],[" * 99 + b"]" * 100 + b"}", "must not nest deeper than 100"),
+        (b'{"a":[' + b"[]," * 20_000_000, "must not hold more than 20000000 keys and lists; found 20000003"),
+        (b"[" * 100_000, "must not nest deeper than 100"),
         (b'{"a": ' + b"1" * 5000 + b"}", "must be JSON; found Exceeds the limit (4300 digits)"),
     ],
 )

@@ -14,7 +14,9 @@ from typing import IO, Any
 
 from martlet.errors import ArgumentError, FormatError, JsonError, MartletError, SaveError
 
-MAX_JSON_BYTES = 1 << 30
+MAX_JSON_BYTES = 1 << 28
+MAX_JSON_DEPTH = 100
+MAX_JSON_ITEMS = 20_000_000  # keys and containers; each takes about 100 bytes once read
 
 # what open(2) answers where the file system has no nameless files
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
@@ -110,6 +112,11 @@ class AsideFile:
             self._folder = -1
 
 
+def reason(problem: OSError | ValueError) -> str:
+    """Why a file could not be opened: the system's words, or Python's for a path no file can have."""
+    return getattr(problem, "strerror", None) or str(problem)
+
+
 def save_error(path: str | os.PathLike[str], problem: OSError) -> SaveError:
     """The SaveError for what the operating system said, with its errno kept."""
     code = errno.errorcode.get(problem.errno or 0, "")
@@ -152,6 +159,8 @@ def parse_json(data: bytes, subject: str, error: type[FormatError] = JsonError) 
             raise error(subject, "a key may appear only once in an object", found=f"{twice!r} twice")
         return result
 
+    if (items := sum(map(data.count, (b"[", b"{", b":")))) > MAX_JSON_ITEMS:
+        raise error(subject, f"must not hold more than {MAX_JSON_ITEMS} keys and lists", found=items)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as problem:
@@ -169,14 +178,27 @@ def parse_json(data: bytes, subject: str, error: type[FormatError] = JsonError) 
             subject, "must be JSON", found=f"{problem.msg} at line {problem.lineno}, column {problem.colno}"
         ) from problem
     except RecursionError as problem:
-        raise error(subject, "must not nest deeper than Python can follow") from problem
+        raise error(subject, f"must not nest deeper than {MAX_JSON_DEPTH}") from problem
     except FormatError:
         raise
     except ValueError as problem:  # a number of thousands of digits
         raise error(subject, "must be JSON", found=str(problem).split(";")[0]) from problem
     if not isinstance(value, dict):
         raise error(subject, "must be a JSON object", found=f"a {type(value).__name__}")
+    if not _is_shallow(value):
+        raise error(subject, f"must not nest deeper than {MAX_JSON_DEPTH}")
     return value
+
+
+def _is_shallow(value: Any) -> bool:
+    """Nested no deeper than allowed, so that whoever walks it later cannot run out of stack."""
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        inside = (item for holder in level for item in (holder.values() if isinstance(holder, dict) else holder))
+        level = [item for item in inside if isinstance(item, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -184,8 +206,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_JSON_BYTES + 1)
-    except OSError as problem:
-        raise JsonError(str(path), "cannot be read", found=problem.strerror) from problem
+    except (OSError, ValueError) as problem:
+        raise JsonError(str(path), "cannot be read", found=reason(problem)) from problem
     if len(data) > MAX_JSON_BYTES:
         raise JsonError(str(path), f"must not be larger than {MAX_JSON_BYTES} bytes")
     return parse_json(data, str(path))

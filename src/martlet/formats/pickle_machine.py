@@ -13,6 +13,8 @@ from typing import Any, Final
 from martlet.errors import PickleError
 
 MAX_PROTOCOL = 5
+MAX_STEPS = 10_000_000  # a tensor takes about 60
+MAX_KEY = 1 << 32
 _MARK: Final = object()
 
 
@@ -63,7 +65,7 @@ class PickleMachine:
     def run(self) -> Any:
         """The value of the pickle."""
         try:
-            while True:
+            for _ in range(MAX_STEPS):
                 opcode = self._take(1)[0]
                 if opcode == ord("."):
                     break
@@ -73,6 +75,8 @@ class PickleMachine:
                         "only the opcodes of torch.save are read", f"0x{opcode:02x} at {self.position - 1}"
                     )
                 step(self)
+            else:
+                raise self.wrong(f"may take at most {MAX_STEPS} steps", f"more before byte {self.position}")
             value = self.stack.pop()
         except (IndexError, KeyError) as problem:
             raise self.wrong("is a damaged pickle", f"a missing value at byte {self.position}") from problem
@@ -135,8 +139,9 @@ class PickleMachine:
         if not isinstance(target, dict) or len(items) % 2:
             raise self.wrong("is a damaged pickle", f"keys and values for a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int | float):  # hashing nested tuples could exhaust the C stack
-                raise self.wrong("a key must be text or a number", type(key).__name__)
+            # hashing nested tuples could exhaust the C stack, and large numbers can be chosen to collide
+            if not isinstance(key, str) and not (isinstance(key, int) and -MAX_KEY < key < MAX_KEY):
+                raise self.wrong("a key must be text or a small whole number", brief(key))
             target[key] = value
 
     def _set_one(self) -> None:

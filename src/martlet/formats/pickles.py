@@ -210,6 +210,7 @@ def _view(subject: str, storage: Any, dtype: str | None, offset: Any, shape: Any
         )  # fmt: skip
     if not count:
         offset, strides = 0, (0,) * len(shape)
+    strides = [0 if size == 1 else stride for size, stride in zip(shape, strides, strict=True)]
     return _View(storage, dtype, offset, tuple(shape), tuple(strides))
 
 
@@ -365,7 +366,7 @@ def _read_legacy(subject: str, data: NDArray[np.uint8]) -> Any:
     if not isinstance(facts, dict) or facts.get("little_endian") is not True:
         raise PickleError(subject, "must be little-endian")
     value, keys = next_pickle(), next_pickle()
-    if not isinstance(keys, list) or {key for key in keys if isinstance(key, str)} != storages.keys():
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != storages.keys():
         raise PickleError(subject, "must list the storages of its tensors", found=brief(keys))
     for key in keys:
         storage = storages[key]

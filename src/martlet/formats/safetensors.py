@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,21 +103,23 @@ def _entry(subject: str, name: str, entry: Any) -> tuple[TensorInfo, int]:
     """One entry of the header: the tensor, and where its bytes begin."""
     subject = f"{subject}, tensor {name!r}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        keys = ", ".join(map(repr, entry)) if isinstance(entry, dict) else repr(entry)
+        keys = ", ".join(map(repr, islice(entry, 8))) if isinstance(entry, dict) else reprlib.repr(entry)
         raise SafetensorsError(subject, "must have exactly dtype, shape and data_offsets", found=keys or "nothing")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ELEMENT_BITS:
-        raise SafetensorsError(subject, f"dtype must be one of {', '.join(ELEMENT_BITS)}", found=repr(dtype))
+        raise SafetensorsError(subject, f"dtype must be one of {', '.join(ELEMENT_BITS)}", found=reprlib.repr(dtype))
     if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
         raise SafetensorsError(
-            subject, f"shape must be at most {MAX_DIMENSIONS} whole numbers", found=repr(shape)[:200]
+            subject, f"shape must be at most {MAX_DIMENSIONS} whole numbers", found=reprlib.repr(shape)
         )
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise SafetensorsError(subject, "data_offsets must be [begin, end]", found=repr(offsets)[:200])
+        raise SafetensorsError(subject, "data_offsets must be [begin, end]", found=reprlib.repr(offsets))
     begin, end = offsets
     count = num_elements(tuple(shape))
-    if count > MAX_ELEMENTS or count * ELEMENT_BITS[dtype] != 8 * (end - begin):
-        rule = f"{dtype} of shape {shape} takes {count * ELEMENT_BITS[dtype] / 8:g} bytes"
+    if count > MAX_ELEMENTS:
+        raise SafetensorsError(subject, f"may have at most {MAX_ELEMENTS} elements", found=f"shape {shape}")
+    if count * ELEMENT_BITS[dtype] != 8 * (end - begin):
+        rule = f"{dtype} of shape {shape} takes {count * ELEMENT_BITS[dtype] / 8:.15g} bytes"
         raise SafetensorsError(subject, rule, found=f"{end - begin} bytes at {offsets}")
     return TensorInfo(name, dtype, tuple(shape), end - begin), begin
 

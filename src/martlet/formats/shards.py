@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from martlet.errors import ArgumentError, FormatError, MartletError
-from martlet.formats.files import AsideFile, read_json, save_error
+from martlet.formats.files import AsideFile, read_json, reason, save_error
 from martlet.formats.gguf import MAGIC as GGUF_MAGIC
 from martlet.formats.gguf import GgufFile
 from martlet.formats.pickles import TorchPickleFile
@@ -22,6 +23,7 @@ from martlet.formats.safetensors import SafetensorsFile, write_safetensors
 from martlet.formats.tensors import Stored, TensorInfo, TensorSource, num_bytes
 
 SINGLE_NAME = "model.safetensors"
+MAX_FILE_NAME = 255  # bytes: NAME_MAX of Linux
 INDEX_NAME = "model.safetensors.index.json"
 _GGUF_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL | re.ASCII)
 _SHARD_NAME = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -65,8 +67,8 @@ def open_file(path: str | os.PathLike[str]) -> TensorSource:
     try:
         with open(path, "rb") as file:
             start = file.read(64)
-    except OSError as problem:
-        raise FormatError(str(path), "cannot be opened", found=problem.strerror) from problem
+    except (OSError, ValueError) as problem:
+        raise FormatError(str(path), "cannot be opened", found=reason(problem)) from problem
     if start.startswith(GGUF_MAGIC):
         return GgufFile(path)
     if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
@@ -97,14 +99,14 @@ def open_shards(index_json_path: str | os.PathLike[str], resolve: Callable[[str]
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise FormatError(
-            subject, "weight_map must map tensors to files", found="nothing" if not places else repr(places)[:80]
+            subject, "weight_map must map tensors to files", found="nothing" if not places else reprlib.repr(places)
         )
     for name, filename in places.items():
         if not isinstance(filename, str) or not _stays_inside(filename):
             raise FormatError(
                 f"{subject}, tensor {name!r}",
                 "its file must be a plain path inside the folder",
-                found=repr(filename)[:200],
+                found=reprlib.repr(filename),
             )
     metadata = index.get("metadata")
     opened: dict[str, TensorSource] = {}
@@ -128,7 +130,10 @@ def open_shards(index_json_path: str | os.PathLike[str], resolve: Callable[[str]
 def _stays_inside(filename: str) -> bool:
     path = PurePosixPath(filename)
     plain = bool(filename) and not any(character in filename for character in "\\\0:")
-    return plain and not path.is_absolute() and ".." not in path.parts and bool(path.name)
+    if not plain or not filename.isprintable() or len(filename.encode()) > 10 * MAX_FILE_NAME:
+        return False
+    fits = all(len(part.encode()) <= MAX_FILE_NAME for part in path.parts)
+    return fits and not path.is_absolute() and ".." not in path.parts and bool(path.name)
 
 
 def _open_shard(subject: str, filename: str, resolve: Callable[[str], Path]) -> TensorSource:
@@ -156,8 +161,8 @@ def open_weights(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     try:
         with open(path, "rb") as file:
             start = file.read(8)
-    except OSError as problem:
-        raise FormatError(str(path), "cannot be opened", found=problem.strerror) from problem
+    except (OSError, ValueError) as problem:
+        raise FormatError(str(path), "cannot be opened", found=reason(problem)) from problem
     # a safetensors file may begin with "{" too: 123 as the low byte of its header's length, whose top bytes are 0
     is_json = start[:1] == b"{" and 0 not in start
     if start.startswith(GGUF_MAGIC):

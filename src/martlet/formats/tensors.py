@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from martlet.errors import ArgumentError, FormatError
 from martlet.formats import gguf_blocks
+from martlet.formats.files import reason
 
 MAX_DIMENSIONS = 32  # numpy 1.x has no more
 MAX_ELEMENTS = 2**62
@@ -118,8 +119,7 @@ def map_file(path: str | os.PathLike[str], error: type[FormatError]) -> NDArray[
             else:
                 mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise error(str(path), "cannot be opened", found=reason) from problem
+        raise error(str(path), "cannot be opened", found=reason(problem)) from problem
     return np.frombuffer(mapped, np.uint8)
 
 
