@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
+QUESTION ?= What is the capital of France? Answer in one sentence.
 
 .PHONY: help run test check clean
 
@@ -16,7 +17,7 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 run: $(VENV)/ready  ## fetch a small real model once and read its answer
-	@$(BIN)/python examples/generate.py "$$($(BIN)/python tools/fetch.py smollm2 models)"
+	@model="$$($(BIN)/python tools/fetch.py smollm2 models)" && $(BIN)/martlet generate "$$model" "$(QUESTION)" --greedy
 
 test: $(VENV)/ready  ## the whole suite
 	$(BIN)/python -m pytest
