@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,3 +254,12 @@ def test_a_split_gguf(tmp_path):
     (tmp_path / "m-00002-of-00002.gguf").unlink()
     with pytest.raises(FormatError, match=r"its part m-00002-of-00002\.gguf must be beside it"):
         open_weights(tmp_path / "m-00001-of-00002.gguf")
+
+
+@pytest.mark.parametrize("header_bytes", [640, 896, 1152, 1408, 66176])
+def test_a_safetensors_header_whose_length_looks_like_a_pickle(header_bytes: int, tmp_path: Path) -> None:
+    """640 is 80 02 in hexadecimal, as a pickle of protocol 2 begins."""
+    header = b'{"__metadata__":{"x":"%s"}}' % (b"a" * (header_bytes - 25))
+    (tmp_path / "model.safetensors").write_bytes(header_bytes.to_bytes(8, "little") + header)
+    with open_weights(tmp_path / "model.safetensors") as source:
+        assert isinstance(source, SafetensorsFile) and len(source) == 0

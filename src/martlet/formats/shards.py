@@ -71,10 +71,11 @@ def open_file(path: str | os.PathLike[str]) -> TensorSource:
         raise FormatError(str(path), "cannot be opened", found=reason(problem)) from problem
     if start.startswith(GGUF_MAGIC):
         return GgufFile(path)
+    # before pickles: a header of 640 bytes begins as a pickle of protocol 2 does
+    if start[8:9] == b"{" and (start[4:8] == bytes(4) or start[:1] != b"\x80"):
+        return SafetensorsFile(path)
     if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
         return TorchPickleFile(path)
-    if start[8:9] == b"{":
-        return SafetensorsFile(path)
     if start.startswith(b"version https://git-lfs"):
         raise FormatError(
             str(path),
