@@ -21,7 +21,7 @@ from martlet.nn.decoder import CausalLM, Decoder
 from martlet.nn.devices import STORED, find_dtype, read_device_map
 from martlet.nn.load import fill, fill_random, stored_dtype
 from martlet.nn.session import TorchSession
-from martlet.weights import assemble
+from martlet.weights import assemble, check_tied
 
 WORDS = {dtype: word for word, dtype in STORED.items()}
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -186,6 +186,8 @@ def load_model(kind: type[Model] | type[ModelForCausalLM], name_or_path: Any, ke
     head = issubclass(kind, CausalLM)
     source = opened.open_weights(options["use_safetensors"])
     pieces = opened.locate(source, head=head)
+    if head:
+        check_tied(source, pieces, opened.arch)
     with torch.device("meta"):
         model = kind(opened.config)
     modules = [name for name, module in model.named_modules() if name and not list(module.children())]

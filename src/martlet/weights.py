@@ -1,7 +1,7 @@
 """Checkpoint tensor names -> our names: a table of rules that work both ways, and the strict check of names and shapes.
 
-Nothing here reads data: a `Piece` says where one of our tensors lies in a checkpoint, an `Assembly` what a checkpoint
-tensor is made of. `take` and `build` work on anything that indexes like numpy, torch tensors included.
+A `Piece` says where one of our tensors lies in a checkpoint, an `Assembly` what a checkpoint tensor is made of. `take`
+and `build` work on anything that indexes like numpy, torch tensors included. Only `check_tied` reads data.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from martlet.arch import EMBEDDING, HEAD, Arch, tensors
 from martlet.errors import WeightsError
+from martlet.formats.tensors import TensorSource, to_float32
 
 Rows = NDArray[np.int64]
 
@@ -35,6 +36,13 @@ class Piece:
         """The checkpoint's bytes are ours as they are."""
         return self.rows is None and not self.transposed and not self.added
 
+    @property
+    def num_rows(self) -> int:
+        """Rows taken of a fused tensor; 0 for a whole one."""
+        if self.rows is None:
+            return 0
+        return self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
+
     def take(self, tensor: Any) -> Any:
         """Our tensor out of the checkpoint's: a view where the rows allow it."""
         if self.transposed and tensor.ndim == 2:
@@ -49,8 +57,7 @@ class Piece:
             source = source[::-1]
         if self.rows is None or not source:
             return source
-        rows = len(range(*self.rows.indices(source[0]))) if isinstance(self.rows, slice) else len(self.rows)
-        return (rows, *source[1:])
+        return (self.num_rows, *source[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +164,8 @@ def locate(names: Iterable[str], rules: Sequence[Rule], arch: Arch) -> dict[str,
                     remedy="Were two checkpoints written into one folder?",
                 )
             found[name] = piece
+    if arch.tied and HEAD in found and EMBEDDING not in found:
+        found[EMBEDDING] = found.pop(HEAD)  # of two names of one tensor, some writers keep the head's
     return found
 
 
@@ -210,24 +219,52 @@ def check(pieces: Mapping[str, Piece], shapes: Mapping[str, tuple[int, ...]], ar
         raise WeightsError(
             "checkpoint", _differences(wanted, missing, surplus, pieces), remedy=_advice(missing, surplus)
         )
+    taken: dict[str, int] = {}  # rows of each fused tensor
+    for piece in pieces.values():
+        taken[piece.source] = taken.get(piece.source, 0) + piece.num_rows
     for name, piece in pieces.items():
         if name not in wanted:
             continue
         source = shapes[piece.source]
-        if not _rows_fit(piece, source) or piece.shape(source) != wanted[name]:
+        if not _rows_fit(piece, source, taken[piece.source]) or piece.shape(source) != wanted[name]:
             raise WeightsError(
                 f"tensor {piece.source}",
-                f"config.json asks for {name} of shape {list(wanted[name])}",
+                f"config.json asks for {name} of shape {list(wanted[name])}"
+                + (f", in a tensor of {taken[piece.source]} rows" if piece.rows is not None else ""),
                 found=f"a tensor of shape {list(source)}",
                 remedy="Is config.json from the same checkpoint?",
             )
 
 
-def _rows_fit(piece: Piece, source: tuple[int, ...]) -> bool:
-    if piece.rows is None or isinstance(piece.rows, slice):
+def check_tied(source: TensorSource, pieces: Mapping[str, Piece], arch: Arch) -> None:
+    """Raises `WeightsError` where config.json ties the head to the embeddings and the checkpoint has another head."""
+    if not arch.tied or HEAD not in pieces or EMBEDDING not in pieces:
+        return
+    head, table = (source.info(pieces[name].source) for name in (HEAD, EMBEDDING))
+    raws = source.raw(head.name), source.raw(table.name)
+    if head.dtype == table.dtype and head.shape == table.shape and _same_bytes(*raws):
+        return
+    values = [to_float32(raw, info.dtype, info.shape) for raw, info in zip(raws, (head, table), strict=True)]
+    if not np.array_equal(values[0], values[1]):
+        raise WeightsError(
+            f"tensor {head.name}",
+            f"config.json says tie_word_embeddings is true, so it must equal {table.name}",
+            found="other values",
+            remedy="If the head is a tensor of its own, pass tie_word_embeddings=False.",
+        )
+
+
+def _same_bytes(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    """Compared 16 MB at a time, as numpy makes an array of what it finds."""
+    step = 2**24
+    return all(np.array_equal(one[i : i + step], other[i : i + step]) for i in range(0, len(one), step))
+
+
+def _rows_fit(piece: Piece, source: tuple[int, ...], taken: int) -> bool:
+    """Whether the pieces of a fused tensor, `taken` rows together, are all of it."""
+    if piece.rows is None:
         return True
-    rows = source[-1] if piece.transposed and len(source) == 2 else source[0] if source else 0
-    return bool(len(piece.rows) == 0 or int(piece.rows.max()) < rows)
+    return taken == (source[-1] if piece.transposed and len(source) == 2 else source[0] if source else 0)
 
 
 def _follow(source: str, rules: Sequence[Rule], arch: Arch) -> list[tuple[str, Piece]]:
