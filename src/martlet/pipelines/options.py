@@ -82,21 +82,15 @@ class Asked:
     fields: dict[str, Any] = field(default_factory=dict)  # of a GenerationConfig; None turns one off
     arguments: dict[str, Any] = field(default_factory=dict)  # of `generate`
     generation_config: Any = None
+    stop_words: list[str] | None = None  # of `stop_sequence`, which a call's `generation_config` does not replace
 
 
 def read_keywords(keywords: Mapping[str, Any], subject: str = "text-generation pipeline") -> Asked:
     """Sorts the keywords by what they are for. ArgumentError for an unknown one, and for a value against its rule."""
     keywords = _merged(keywords, subject)
-    asked = Asked(generation_config=keywords.pop("generation_config", None))
+    asked = Asked(generation_config=keywords.pop("generation_config", None), stop_words=_stop_words(keywords, subject))
     if (found := _return_type(keywords)) is not None:
         asked.options["return_type"] = found
-    words = keywords.pop("stop_sequence", None)
-    if words is not None:
-        if keywords.get("stop_strings") is not None:
-            raise ArgumentError(subject, "takes stop_sequence or stop_strings, not both")
-        if not _WORDS.holds(words):
-            raise ArgumentError("stop_sequence", f"must be {_WORDS.text}", found=repr(words))
-        keywords["stop_strings"] = [words] if isinstance(words, str) else list(words)
     for name, value in keywords.items():
         if name in OPTIONS:
             if value is not None:
@@ -139,7 +133,7 @@ def resolve_generation(base: GenerationConfig, init: Asked, call: Asked, pad_id:
         if init.generation_config is not None:
             layers.append((KEYWORD, _set_fields(init.generation_config)))
         layers.append((KEYWORD, init.fields))
-    layers.append((CALL, call.fields))
+    layers += [(KEYWORD, _stops(init)), (CALL, {**call.fields, **_stops(call)})]
     config = base
     is_set = {name for name, value, _ in base.describe() if value is not None}
     for origin, fields in layers:
@@ -173,6 +167,21 @@ def _merged(keywords: Mapping[str, Any], subject: str) -> dict[str, Any]:
             raise ArgumentError(subject, f"{name} must not come both by itself and in generate_kwargs")
         merged[name] = value
     return merged
+
+
+def _stop_words(keywords: dict[str, Any], subject: str) -> list[str] | None:
+    words = keywords.pop("stop_sequence", None)
+    if words is None:
+        return None
+    if keywords.get("stop_strings") is not None:
+        raise ArgumentError(subject, "takes stop_sequence or stop_strings, not both")
+    if not _WORDS.holds(words):
+        raise ArgumentError("stop_sequence", f"must be {_WORDS.text}", found=repr(words))
+    return [words] if isinstance(words, str) else list(words)
+
+
+def _stops(asked: Asked) -> dict[str, Any]:
+    return {} if asked.stop_words is None else {"stop_strings": asked.stop_words}
 
 
 def _return_type(keywords: dict[str, Any]) -> ReturnType | None:
