@@ -160,7 +160,10 @@ def _divisors(source: TensorSource, name: str) -> list[float] | None:
     if name not in source:
         return None
     info = source.info(name)
-    return [float(x) for x in to_float32(source.raw(name), info.dtype, info.shape).reshape(-1)]
+    divisors = [float(x) for x in to_float32(source.raw(name), info.dtype, info.shape).reshape(-1)]
+    if not divisors or not all(math.isfinite(x) and x > 0 for x in divisors):
+        raise GgufError(f"tensor {name}", "must hold numbers above 0", found=shorten(divisors))
+    return divisors
 
 
 def _llama3_scaling(divisors: list[float], config: Mapping[str, Any]) -> dict[str, Any]:
