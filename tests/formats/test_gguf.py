@@ -88,7 +88,7 @@ def test_reads_what_the_reference_writes(tmp_path):
 @pytest.mark.parametrize("alignment", [None, 1, 8, 64, 4096])
 def test_the_reference_reads_what_we_write_and_so_do_we(tmp_path, alignment):
     path = tmp_path / "x.gguf"
-    metadata = METADATA | ({} if alignment is None else {"general.alignment": alignment})
+    metadata = ({} if alignment is None else {"general.alignment": alignment}) | METADATA
     save_gguf(path, metadata, tensors())
     if alignment != 1:
         reader = gguf.GGUFReader(path)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from martlet.errors import GgufError
 from martlet.formats.gguf_blocks import BLOCKS
-from martlet.formats.tensors import MAX_ELEMENTS, TensorInfo, TensorSource, map_file, num_bytes, num_elements
+from martlet.formats.tensors import MAX_ELEMENTS, TensorInfo, TensorSource, is_too_large, map_file, num_bytes
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -217,9 +217,12 @@ class _Cursor:
         self.position = position
 
     def value(self, key: str, code: int, position: int) -> Any:
-        """Decode a value that `skip` has passed."""
-        self.position = position
-        return self._decode(f"key {key!r}", code)
+        """Decode a value that `skip` has passed. The cursor stays where it is."""
+        place, self.position = self.position, position
+        try:
+            return self._decode(f"key {key!r}", code)
+        finally:
+            self.position = place
 
     def _decode(self, subject: str, code: int) -> Any:
         if code == BOOL:
@@ -295,7 +298,7 @@ def _read_tensor(cursor: _Cursor, alignment: int) -> tuple[TensorInfo, int]:
     dtype = TYPE_OF_CODE.get(code)
     if dtype is None:
         raise cursor.wrong(subject, f"its type must be one of {', '.join(TYPE_OF_CODE.values())}", f"code {code}")
-    if num_elements(shape) > MAX_ELEMENTS:
+    if is_too_large(shape):
         raise cursor.wrong(subject, f"may have at most {MAX_ELEMENTS} elements", f"shape {list(shape)}")
     if dtype in BLOCKS and (shape[-1] if shape else 1) % BLOCKS[dtype].size:
         rule = f"rows of {dtype} must be a multiple of {BLOCKS[dtype].size} long"

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from martlet.errors import PickleError
 from martlet.formats.pickle_machine import PickleMachine, Symbol, brief
-from martlet.formats.tensors import ELEMENT_BITS, MAX_DIMENSIONS, TensorInfo, TensorSource, map_file, num_elements
+from martlet.formats.tensors import (
+    ELEMENT_BITS,
+    MAX_DIMENSIONS,
+    MAX_ELEMENTS,
+    TensorInfo,
+    TensorSource,
+    is_too_large,
+    map_file,
+    num_elements,
+)
 
 if TYPE_CHECKING:
     import zipfile
@@ -197,6 +206,8 @@ def _view(subject: str, storage: Any, dtype: str | None, offset: Any, shape: Any
         raise PickleError(subject, "a tensor needs a storage", found=type(storage).__name__)
     if not (_are_sizes(shape) and _are_sizes(strides) and _are_sizes([offset]) and len(shape) == len(strides)):
         raise PickleError(subject, "a tensor needs an offset, sizes and strides", found=brief((offset, shape, strides)))
+    if is_too_large(tuple(shape)):
+        raise PickleError(subject, f"a tensor may have at most {MAX_ELEMENTS} elements", found=f"shape {list(shape)}")
     if len(shape) > MAX_DIMENSIONS:
         raise PickleError(subject, f"a tensor may have at most {MAX_DIMENSIONS} axes", found=len(shape))
     dtype = dtype or storage.dtype

@@ -27,6 +27,7 @@ from martlet.formats.tensors import (
     TensorInfo,
     TensorSource,
     data_bytes,
+    is_too_large,
     map_file,
     num_bytes,
     num_elements,
@@ -116,7 +117,7 @@ def _entry(subject: str, name: str, entry: Any) -> tuple[TensorInfo, int]:
         raise SafetensorsError(subject, "data_offsets must be [begin, end]", found=reprlib.repr(offsets))
     begin, end = offsets
     count = num_elements(tuple(shape))
-    if count > MAX_ELEMENTS:
+    if is_too_large(tuple(shape)):
         raise SafetensorsError(subject, f"may have at most {MAX_ELEMENTS} elements", found=f"shape {shape}")
     if count * ELEMENT_BITS[dtype] != 8 * (end - begin):
         rule = f"{dtype} of shape {shape} takes {count * ELEMENT_BITS[dtype] / 8:.15g} bytes"

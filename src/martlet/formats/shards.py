@@ -157,11 +157,13 @@ def open_weights(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
             stack.pop_all()
             return shards
     path = Path(path)
-    if path.is_dir():
-        raise FormatError(str(path), "must be a file of weights", found="a folder")
     try:
+        if path.is_dir():
+            raise FormatError(str(path), "must be a file of weights", found="a folder")
         with open(path, "rb") as file:
             start = file.read(8)
+    except FormatError:
+        raise
     except (OSError, ValueError) as problem:
         raise FormatError(str(path), "cannot be opened", found=reason(problem)) from problem
     # a safetensors file may begin with "{" too: 123 as the low byte of its header's length, whose top bytes are 0

@@ -21,7 +21,7 @@ from martlet.formats import gguf_blocks
 from martlet.formats.files import reason
 
 MAX_DIMENSIONS = 32  # numpy 1.x has no more
-MAX_ELEMENTS = 2**62
+MAX_ELEMENTS = 2**58  # their bytes in any type are a signed 64-bit number
 
 # Bits of one element, by the safetensors word for its type.
 ELEMENT_BITS: dict[str, int] = {
@@ -125,6 +125,11 @@ def map_file(path: str | os.PathLike[str], error: type[FormatError]) -> NDArray[
 
 def num_elements(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
+
+
+def is_too_large(shape: tuple[int, ...]) -> bool:
+    """More than numpy and torch can index. They multiply the other axes even where one is empty."""
+    return math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS
 
 
 def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
