@@ -130,6 +130,14 @@ def test_a_size_for_each_layer_that_is_one_size(name: str) -> None:
     assert arch_of(metadata_of(name) | ones) == arch_of(metadata_of(name))
 
 
+def test_windows_that_old_phi3_files_do_not_say() -> None:
+    """As llama.cpp takes them, since Microsoft's own first files lack the key. 0 says that there is none."""
+    mini = {"block_count": 32, "context_length": 4096}
+    assert {layer.window for layer in arch_of(metadata_of("phi3", **mini)).layers} == {2047}
+    assert {layer.window for layer in arch_of(metadata_of("phi3", **mini, attention__sliding_window=0)).layers} == {0}
+    assert {layer.window for layer in arch_of(metadata_of("phi3", block_count=32, context_length=16384)).layers} == {0}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_embedding_table(name: str) -> None:
     family = find_gguf_family(name)

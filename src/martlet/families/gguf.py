@@ -25,6 +25,7 @@ _COMMON = (
     f"rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow {RMS_EPS} {LAYER_EPS}"
 )
 COMMON = frozenset(_COMMON.split())
+LARGEST = float(np.finfo(np.float32).max)
 YARN = {"attn_factor": "attention_factor", "beta_fast": "beta_fast", "beta_slow": "beta_slow"}
 
 
@@ -51,7 +52,8 @@ class GgufKeys:
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number: the shortest decimal of the file's float32, as 1e-5 would read as 9.99999974e-06."""
         found = self.value(key, default)
-        if isinstance(found, bool) or not isinstance(found, int | float | np.number) or not math.isfinite(found):
+        is_one = isinstance(found, int | float | np.number) and not isinstance(found, bool)
+        if not is_one or not abs(found) <= LARGEST:
             raise self.wrong(key, "must be a number", found)
         return float(np.format_float_positional(np.float32(found), unique=True))
 
@@ -144,10 +146,10 @@ def _scaling(keys: GgufKeys, source: TensorSource, config: Mapping[str, Any]) ->
     if divisors := _divisors(source, "rope_freqs.weight"):
         return _llama3_scaling(divisors, config)
     kind = keys.value("rope.scaling.type", "none")
-    if kind == "none":
+    if isinstance(kind, str) and kind == "none":
         plain = keys.number("rope.scale_linear", 1.0)  # how files of 2023 say it
         return {"rope_type": "linear", "factor": plain} if plain != 1 else None
-    if kind not in ("linear", "yarn"):
+    if not isinstance(kind, str) or kind not in ("linear", "yarn"):
         raise keys.wrong("rope.scaling.type", "must be none, linear or yarn where no tensor has the factors", kind)
     if keys.number("rope.scaling.attn_factor", 1.0) != 1:
         raise keys.wrong("rope.scaling.attn_factor", f"must be 1 with {kind}", keys.number("rope.scaling.attn_factor"))

@@ -22,7 +22,9 @@ RULES = (split(".self_attn.qkv_proj.", QKV, rows_qkv), split(".mlp.gate_up_proj.
 def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
     keys, config = common_config(metadata, source, "phi3", "attention.sliding_window")
     config |= {"hidden_act": "silu", "rms_norm_eps": keys.number(RMS_EPS)}
-    config["sliding_window"] = keys.size("attention.sliding_window", 0) or None
+    # Files older than August 2024 do not say it: the 4k models (llama.cpp pull request 8931)
+    is_4k = config["num_hidden_layers"] in (32, 40) and config["max_position_embeddings"] == 4096
+    config["sliding_window"] = keys.size("attention.sliding_window", 2047 if is_4k else 0) or None
     trained = keys.size("rope.scaling.original_context_length", 0)
     return config | ({"original_max_position_embeddings": trained} if trained else {})
 
