@@ -1,4 +1,4 @@
-"""GGUF against the `gguf` package, both ways. Hostile files are in tests/hostile/test_formats_gguf.py."""
+"""GGUF against the `gguf` package, both ways. Hostile files are in tests/hostile."""
 
 import gguf
 import numpy as np

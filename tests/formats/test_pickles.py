@@ -1,4 +1,4 @@
-"""torch.save files read without torch. Hostile ones are in tests/hostile/test_formats_pickles.py."""
+"""torch.save files read without torch. Hostile ones are in tests/hostile."""
 
 import subprocess
 import sys

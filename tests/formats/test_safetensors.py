@@ -1,4 +1,4 @@
-"""safetensors against the reference package, both ways. Hostile files: tests/hostile/test_formats_safetensors.py."""
+"""safetensors against the reference package, both ways. Hostile files are in tests/hostile."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
 """Every reader against damage: random bytes, flipped bits, every truncation, numbers that lie; only FormatError.
 
-Files written to deceive one reader are in test_formats_crafted.py.
+Files made to deceive one reader are in test_formats_crafted.py.
 """
 
 from __future__ import annotations
