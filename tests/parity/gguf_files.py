@@ -29,6 +29,7 @@ ARCHITECTURES = {
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "granite": gguf.MODEL_ARCH.GRANITE,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "starcoder2": gguf.MODEL_ARCH.STARCODER2,
 }
 PAIRED = ("llama", "mistral", "smollm3", "granite")  # llama.cpp turns neighbouring rows of q and k
 PLUS_ONE = ("gemma", "gemma2", "gemma3_text")
@@ -142,7 +143,10 @@ def _write_common(writer: gguf.GGUFWriter, config: Any) -> None:
     """Llama, and what is like it."""
     _write_sizes(writer, config, config.intermediate_size)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.model_type == "starcoder2":
+        writer.add_layer_norm_eps(config.norm_epsilon)
+    else:
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     table = config.rope_parameters.get("full_attention", config.rope_parameters)
     writer.add_rope_freq_base(table["rope_theta"])
     if table["rope_type"] in ("linear", "yarn"):
