@@ -42,25 +42,38 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], name: str, keywords: dict[s
     """A tokenizer from a GGUF file's metadata; TokenizerError for what is missing, of a wrong type or unknown."""
     check_keywords(keywords)
     subject = name or "GGUF tokenizer"
+    kind, tokens, settings = settings_from_gguf(metadata, name, keywords)
+    types = _array(metadata, "token_type", len(tokens), subject)
+    backend = _BUILDERS[kind](metadata, tokens, types, settings, subject)
+    _add_marked_tokens(backend, tokens, types)
+    return Tokenizer(backend, settings, name)
+
+
+def settings_from_gguf(
+    metadata: Mapping[str, Any], name: str, keywords: Mapping[str, Any]
+) -> tuple[str, list[str], Settings]:
+    """The kind ("gpt2", "llama" or "bert"), the tokens, and all else that is known without making the tokenizer."""
+    subject = name or "GGUF tokenizer"
     kind = _get(metadata, "model", str, subject, None)
     if kind is None:
         raise TokenizerError(subject, "has no tokenizer", found="no key tokenizer.ggml.model")
     tokens = _tokens(metadata, subject)
-    types = _array(metadata, "token_type", len(tokens), subject)
     config = _named_tokens(metadata, kind, tokens, subject)
     config |= _templates(metadata, subject)
-    builders = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _wordpiece}
-    if kind not in builders:
+    if kind not in _BUILDERS:
         raise TokenizerError(
             subject,
             "tokenizer.ggml.model must be a kind we read",
             found=repr(kind),
-            remedy=f"Known: {', '.join(builders)}.",
+            remedy=f"Known: {', '.join(_BUILDERS)}.",
         )
     settings = settings_from({**config, **keywords}, subject)
-    backend = builders[kind](metadata, tokens, types, settings, subject)
-    _add_marked_tokens(backend, tokens, types)
-    return Tokenizer(backend, settings, name)
+    if kind == "gpt2":
+        pre = find_pre_tokenizer(_get(metadata, "pre", str, subject, None) or "default", subject)
+        _decide_ends(metadata, settings, subject, bos=pre.adds_bos)
+    elif kind == "llama":
+        _decide_ends(metadata, settings, subject, bos=True)
+    return kind, tokens, settings
 
 
 def _byte_level(
@@ -71,9 +84,7 @@ def _byte_level(
         raise TokenizerError(subject, "needs tokenizer.ggml.merges")
     pre = _pre_tokenizer(metadata, subject)
     merges = split_merges(lines, f"{subject}: tokenizer.ggml.merges")
-    backend = split_backend(_vocabulary(tokens, subject), merges, pre.patterns, pre.ignore_merges, subject)
-    _decide_ends(metadata, settings, subject, bos=pre.adds_bos)
-    return backend
+    return split_backend(_vocabulary(tokens, subject), merges, pre.patterns, pre.ignore_merges, subject)
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any], subject: str) -> PreTokenizer:
@@ -105,9 +116,7 @@ def _sentencepiece(
         adds_dummy_prefix=prefix,
         removes_extra_spaces=bool(_get(metadata, "remove_extra_whitespaces", bool, subject, False)),
     )
-    backend = bpe_backend(pieces, subject)
-    _decide_ends(metadata, settings, subject, bos=True)
-    return backend
+    return bpe_backend(pieces, subject)
 
 
 def _wordpiece(
@@ -129,6 +138,9 @@ def _wordpiece(
     if settings.model_input_names is None:
         settings.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     return wordpiece_backend(_vocabulary(spelled, subject), settings)
+
+
+_BUILDERS = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _wordpiece}
 
 
 def _add_marked_tokens(backend: tokenizers.Tokenizer, tokens: list[str], types: np.ndarray[Any, Any] | None) -> None:
