@@ -138,6 +138,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, tmp_path):
     terminal.interrupt()
     shown = terminal.read_until("\r\n> ")
     assert "Traceback" not in shown
+    time.sleep(0.5)  # readline shows its prompt a little before it listens
     terminal.interrupt()  # at the prompt it is a new prompt
     terminal.read_until("> ")
     terminal.write(f"/save {path}\n")

@@ -6,10 +6,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from martlet import arch as arch_
 from martlet.checkpoint import open_checkpoint
+from martlet.cli.facts import gguf_tokenizer_facts
+from martlet.formats.gguf import GgufFile
+from martlet.tokenizers import Tokenizer
 
 PROBE = """
 import sys, builtins
@@ -143,6 +147,42 @@ def test_no_torch_and_no_weight_is_touched(tiny, tmp_path):
     """Weights that cannot be read past their header are of no concern; torch is not imported."""
     done = subprocess.run([sys.executable, "-c", PROBE, str(tiny)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def check_facts_of_gguf_tokenizer(metadata):
+    """What is said without making the tokenizer is what the tokenizer says."""
+    said, tokenizer = gguf_tokenizer_facts("x", metadata), Tokenizer.from_gguf(metadata)
+    assert said["kind"] == type(tokenizer.backend_tokenizer.model).__name__
+    assert said["vocabulary"] == len(tokenizer)
+    assert said["special_tokens"] == {
+        name: {"token": token, "id": tokenizer.convert_tokens_to_ids(token)}
+        for name, token in tokenizer.special_tokens_map.items()
+    }
+    assert (said["adds_bos"], said["adds_eos"]) == (tokenizer.add_bos_token, tokenizer.add_eos_token)
+    assert said["chat_template"] == (tokenizer.chat_template is not None)
+
+
+@pytest.mark.parametrize("also", [{}, {"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True}])
+def test_a_sentencepiece_tokenizer_of_a_gguf_file(also):
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "a", "b", "ab"]
+    kinds = [2, 3, 3, *[6] * 256, 1, 1, 1, 1]
+    check_facts_of_gguf_tokenizer(
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.scores": -np.arange(len(tokens), dtype=np.float32),
+            "tokenizer.ggml.token_type": np.array(kinds, dtype=np.int32),
+            "tokenizer.chat_template": "{{ messages }}",
+            **also,
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.downloads
+def test_the_real_tokenizer_of_a_gguf_file(smollm2_gguf):
+    with GgufFile(smollm2_gguf) as file:
+        check_facts_of_gguf_tokenizer(file.metadata)
 
 
 @pytest.mark.slow

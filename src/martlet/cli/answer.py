@@ -34,9 +34,11 @@ class Answer:
 
 
 class Interruption:
-    """While open, the first Ctrl-C makes `is_wanted()` true; a second raises KeyboardInterrupt."""
+    """While open, Ctrl-C makes `is_wanted()` true if there is something that `may_wait()` for its end; else, and when
+    it comes again, it raises KeyboardInterrupt."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_wait: Callable[[], bool]) -> None:
+        self._may_wait = may_wait
         self._was_heard = False
         self._previous: Any = None
 
@@ -44,7 +46,7 @@ class Interruption:
         return self._was_heard
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._was_heard:
+        if self._was_heard or not self._may_wait():
             raise KeyboardInterrupt
         self._was_heard = True
 
@@ -85,12 +87,13 @@ class Pieces(TextStreamer):
 def answer(model: Any, tokenizer: Any, ids: Sequence[int], show: Show, *, truncates: bool = False) -> Answer:
     """Continues `ids` under the model's generation config. `show` gets each piece of text, whole characters only.
 
-    Ctrl-C ends it between two tokens, with the reason "cancelled"; a second one at once. GenerationError and its kinds.
+    Ctrl-C ends it with the reason "cancelled": between two tokens, or at once while there is none, as a long prompt may
+    take its time, or when it comes again. GenerationError and its kinds.
     """
     pieces = Pieces(tokenizer, show)
     has_beams = model.generation_config.num_beams > 1  # they change until the end, so that nothing can be streamed
     started_s = time.monotonic()
-    with Interruption() as interruption:
+    with Interruption(lambda: pieces.num_new_tokens > 0) as interruption:
         try:
             output = model.generate(
                 [list(ids)],

@@ -126,7 +126,7 @@ class Chat:
         return True
 
     def reply(self, text: str) -> None:
-        """Shows the answer to one message and keeps both. A message that cannot be answered is not kept."""
+        """Shows the answer to one message and keeps both. A message without any answer is not kept."""
         from martlet.cli.answer import answer
 
         self.messages.append({"role": "user", "content": text})
@@ -136,7 +136,10 @@ class Chat:
             self.messages.pop()
             raise
         print(flush=True)
-        self.messages.append({"role": "assistant", "content": result.text})
+        if result.reason == "cancelled" and not result.text:
+            self.messages.pop()
+        else:
+            self.messages.append({"role": "assistant", "content": result.text})
 
     def save(self, name: str) -> None:
         """Writes the conversation to a file, which is replaced whole or not at all."""

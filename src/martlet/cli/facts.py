@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5}  # a weight; blocks' scales come on top
 CACHE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 2.0, "int4": 2.0}  # a key's or value's number
+GGUF_KINDS = {"gpt2": "BPE", "llama": "BPE", "bert": "WordPiece"}  # "llama" is SentencePiece's BPE
+UNBOUNDED = 10**15  # tokens; Hugging Face's word for no limit is 1e30
 MAGIC = {b"GGUF": "gguf", b"PK\x03\x04": "torch pickle"}
 
 
@@ -59,8 +61,8 @@ def arch_facts(arch: Arch) -> dict[str, Any]:
 def file_facts(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """The model's files that are on this machine: name, size in bytes, format by content."""
     snapshot = checkpoint.snapshot
-    if snapshot.single is not None:
-        paths = [snapshot.single]
+    if snapshot.single is not None and checkpoint.gguf is not None:
+        paths = list(checkpoint.gguf.paths)
     elif snapshot.root is not None:
         folder = snapshot.root / snapshot.subfolder
         paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -109,34 +111,49 @@ def open_weights(checkpoint: Checkpoint) -> TensorSource | None:
 
 def tokenizer_facts(checkpoint: Checkpoint, files: Mapping[str, Any]) -> dict[str, Any]:
     """Kind, sizes and special tokens; for a model without a tokenizer, `{"problem": why}`."""
-    from martlet.tokenizers.auto import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.snapshot.name, **files)
+        if checkpoint.gguf is not None and ("gguf_file" in files or checkpoint.snapshot.file("tokenizer.json") is None):
+            return gguf_tokenizer_facts(checkpoint.snapshot.name, checkpoint.gguf.metadata)
+        from martlet.tokenizers.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.from_snapshot(checkpoint.snapshot)
     except (TokenizerError, HubError) as error:
         return {"problem": str(error)}
+    special = {
+        name: {"token": token, "id": tokenizer.convert_tokens_to_ids(token)}
+        for name, token in tokenizer.special_tokens_map.items()
+    }
+    names = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
     longest = tokenizer.model_max_length
     return {
         "kind": type(tokenizer.backend_tokenizer.model).__name__,
-        "source": _tokenizer_source(checkpoint, has_chosen_gguf="gguf_file" in files),
+        "source": next((name for name in names if checkpoint.snapshot.file(name) is not None), "vocab.txt"),
         "vocabulary": len(tokenizer),
-        "special_tokens": {
-            name: {"token": token, "id": tokenizer.convert_tokens_to_ids(token)}
-            for name, token in tokenizer.special_tokens_map.items()
-        },
+        "special_tokens": special,
         "adds_bos": tokenizer.add_bos_token,
         "adds_eos": tokenizer.add_eos_token,
         "chat_template": tokenizer.chat_template is not None,
-        "max_length": longest if longest < 10**15 else None,  # Hugging Face's word for none is 1e30
+        "max_length": longest if longest < UNBOUNDED else None,
     }
 
 
-def _tokenizer_source(checkpoint: Checkpoint, *, has_chosen_gguf: bool) -> str:
-    snapshot, gguf = checkpoint.snapshot, checkpoint.gguf
-    if gguf is not None and (has_chosen_gguf or snapshot.file("tokenizer.json") is None):
-        return f"GGUF metadata ({gguf.metadata['tokenizer.ggml.model']})"
-    names = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
-    return next((name for name in names if snapshot.file(name) is not None), "vocab.txt")
+def gguf_tokenizer_facts(name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """`tokenizer_facts` of a GGUF file. The tokenizer is not made: finding merges from scores can take seconds."""
+    from martlet.tokenizers.gguf import settings_from_gguf
+    from martlet.tokenizers.settings import SPECIAL_NAMES
+
+    kind, tokens, settings = settings_from_gguf(metadata, name, {})
+    named = {word: str(settings.special_tokens[word]) for word in SPECIAL_NAMES if word in settings.special_tokens}
+    return {
+        "kind": GGUF_KINDS[kind],
+        "source": f"GGUF metadata ({kind})",
+        "vocabulary": len(tokens),
+        "special_tokens": {word: {"token": token, "id": tokens.index(token)} for word, token in named.items()},
+        "adds_bos": bool(settings.add_bos_token),
+        "adds_eos": bool(settings.add_eos_token),
+        "chat_template": settings.chat_template is not None,
+        "max_length": None,
+    }
 
 
 def generation_facts(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
