@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from martlet import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from martlet.errors import ArgumentError, FormatError
+from martlet.errors import ArgumentError, FormatError, GgufError
 from martlet.formats import open_weights, to_float32
 from martlet.formats.gguf import GgufFile
+from martlet.formats.gguf_blocks import BLOCKS
 from martlet.formats.gguf_writer import save_gguf
 
 IDS = torch.tensor([[1, 7, 3, 9]])
@@ -39,15 +40,18 @@ def packed(rng: np.random.Generator, rows: int, columns: int) -> tuple[str, tupl
     return "Q8_0", (rows, columns), gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
 
 
-def llama_tensors() -> dict[str, tuple[str, tuple[int, ...], np.ndarray]]:
+def llama_tensors(ffn: int = 96, down: str = "Q8_0") -> dict[str, tuple[str, tuple[int, ...], np.ndarray]]:
     rng = np.random.default_rng(0)
     made = {"token_embd.weight": packed(rng, 40, 64)}
     for layer in range(2):
         for name, rows, columns in [
             ("attn_q", 64, 64), ("attn_k", 32, 64), ("attn_v", 32, 64), ("attn_output", 64, 64),
-            ("ffn_gate", 96, 64), ("ffn_up", 96, 64), ("ffn_down", 64, 96),
+            ("ffn_gate", ffn, 64), ("ffn_up", ffn, 64), ("ffn_down", 64, ffn),
         ]:  # fmt: skip
             made[f"blk.{layer}.{name}.weight"] = packed(rng, rows, columns)
+        if down != "Q8_0":
+            num_bytes = 64 * ffn // BLOCKS[down].size * BLOCKS[down].num_bytes
+            made[f"blk.{layer}.ffn_down.weight"] = (down, (64, ffn), np.zeros(num_bytes, np.uint8))
         for name in ("attn_norm", "ffn_norm"):
             made[f"blk.{layer}.{name}.weight"] = ("F32", (64,), rng.random(64, np.float32))
     return made | {"output_norm.weight": ("F32", (64,), np.ones(64, np.float32)), "output.weight": packed(rng, 40, 64)}
@@ -159,6 +163,17 @@ def test_packed_weights_come_in_the_dtype_wanted(whole, dtype, monkeypatch):
         info = source.info(theirs)
         expected = torch.from_numpy(to_float32(source.raw(theirs), info.dtype, info.shape)).to(dtype)
         assert torch.equal(model.get_parameter(ours).detach(), expected), ours
+
+
+def test_a_block_type_without_values_opens_and_says_so_when_it_is_read(tmp_path):
+    path = tmp_path / "x.gguf"
+    save_gguf(path, KEYS | {"llama.feed_forward_length": 256}, llama_tensors(256, down="IQ2_XXS"))
+    source = GgufFile(path)
+    assert source.info("blk.1.ffn_down.weight").dtype == "IQ2_XXS"
+    assert source.raw("blk.1.ffn_down.weight").size == 64 * 66
+    assert AutoConfig.from_pretrained(path).intermediate_size == 256
+    with pytest.raises(GgufError, match=r"block type IQ2_XXS: is not supported; supported are F32, .*IQ4_XS\. Take a"):
+        AutoModelForCausalLM.from_pretrained(path)
 
 
 def test_the_map_of_a_packed_file_goes(whole):

@@ -205,10 +205,11 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON object in a file. JsonError for anything else, with the place of the damage."""
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
+            is_small = os.fstat(file.fileno()).st_size <= MAX_JSON_BYTES
+            data = file.read(MAX_JSON_BYTES + 1) if is_small else b""
     except (OSError, ValueError) as problem:
         raise JsonError(str(path), "cannot be read", found=reason(problem)) from problem
-    if len(data) > MAX_JSON_BYTES:
+    if not is_small or len(data) > MAX_JSON_BYTES:
         raise JsonError(str(path), f"must not be larger than {MAX_JSON_BYTES} bytes")
     return parse_json(data, str(path))
 

@@ -37,7 +37,11 @@ def decode(raw: Bytes, dtype: str, out: Floats) -> None:
     """Fill flat `out` with the weights of whole blocks `raw`. GgufError for a type whose values are not known here."""
     block = BLOCKS[dtype]
     if block.decode is None:
-        raise GgufError(f"block type {dtype}", f"is not supported; supported are {', '.join(DECODED)}")
+        raise GgufError(
+            f"block type {dtype}",
+            f"is not supported; supported are F32, F16, BF16, {', '.join(DECODED)}",
+            remedy="Take a file quantised to one of these.",
+        )
     kernel = block.decode
     blocks, rows = raw.reshape(-1, block.num_bytes), out.reshape(-1, block.size)
     step = CHUNK_WEIGHTS // block.size

@@ -13,7 +13,7 @@ from typing import Any, Final
 from martlet.errors import PickleError
 
 MAX_PROTOCOL = 5
-MAX_STEPS = 10_000_000  # a tensor takes about 60
+MAX_STEPS = 5_000_000  # a tensor takes about 60
 MAX_KEY = 1 << 32
 _MARK: Final = object()
 
