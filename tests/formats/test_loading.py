@@ -11,10 +11,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from martlet import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from martlet.errors import ArgumentError, FormatError, GgufError
 from martlet.formats import open_weights, to_float32
+from martlet.formats.files import write_json
 from martlet.formats.gguf import GgufFile
 from martlet.formats.gguf_blocks import BLOCKS
 from martlet.formats.gguf_writer import save_gguf
@@ -180,6 +182,30 @@ def test_the_map_of_a_packed_file_goes(whole):
     model = AutoModelForCausalLM.from_pretrained(whole)
     assert not maps_of(whole)
     assert model.dtype == torch.float32
+
+
+# ---- torch pickles
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("num_files", [1, 3])
+def test_torch_pickles_make_the_model_hugging_face_makes(tmp_path, is_zip, num_files):
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG | {"tie_word_embeddings": True})).eval()
+    theirs.config.save_pretrained(tmp_path)
+    state = list(theirs.state_dict().items())
+    for number in range(num_files):
+        name = f"pytorch_model-{number + 1:05d}-of-{num_files:05d}.bin" if num_files > 1 else "pytorch_model.bin"
+        torch.save(dict(state[number::num_files]), tmp_path / name, _use_new_zipfile_serialization=is_zip)
+    if num_files > 1:
+        places = {key: f"pytorch_model-{i % 3 + 1:05d}-of-00003.bin" for i, (key, _) in enumerate(state)}
+        write_json(tmp_path / "pytorch_model.bin.index.json", {"metadata": {"total_size": 1}, "weight_map": places})
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, theirs.state_dict()[name]), name
+    assert ours.lm_head.weight is ours.model.embed_tokens.weight
+    with torch.no_grad():
+        torch.testing.assert_close(ours(IDS).logits, theirs(IDS).logits, atol=1e-5, rtol=1e-5)
 
 
 # ---- plain weights

@@ -49,6 +49,43 @@ def test_reads_what_torch_saves(tmp_path, is_zip, protocol):
 
 
 @BOTH
+def test_equal_to_torchs_own_reader(tmp_path, is_zip):
+    """Every type, and views of every kind over one storage, which stay views of one storage."""
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.int64, torch.int32]
+    kinds += [torch.int16, torch.int8, torch.uint8, torch.bool]
+    if is_zip:
+        kinds += [torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2]
+        kinds += [torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
+    made = {str(kind): torch.arange(24).reshape(2, 3, 4).to(kind) for kind in kinds}
+    base = torch.randn(5, 6, 7)
+    made |= {
+        "base": base, "permuted": base.permute(2, 0, 1), "stepped": base[::2, 1::2, ::3], "offset": base[3:],
+        "diagonal": base.diagonal(), "one row": base[0, :1], "added axes": base[None, :, None], "flat": base.view(-1),
+        "window": base.view(-1).unfold(0, 3, 3), "ids": torch.arange(9).expand(1, -1), "none": base[2:2],
+    }  # fmt: skip
+    torch.save(made, tmp_path / "x.bin", _use_new_zipfile_serialization=is_zip)
+    expected = torch.load(tmp_path / "x.bin", weights_only=True)
+    source = TorchPickleFile(tmp_path / "x.bin")
+    assert source.names() == tuple(expected)
+    for name, tensor in expected.items():
+        assert source.info(name).shape == tuple(tensor.shape)
+        assert source.raw(name).tobytes() == bytes_of(tensor), name
+    start = source.raw("base").ctypes.data
+    for name in ("offset", "one row", "added axes", "flat"):
+        inside = expected[name].data_ptr() - expected["base"].data_ptr()
+        assert source.raw(name).ctypes.data - start == inside
+
+
+def test_expanded_tensors_are_refused_with_their_numbers(tmp_path):
+    """A few bytes could otherwise stand for any amount of memory."""
+    torch.save({"w": torch.ones(1).expand(1000)}, tmp_path / "x.bin")
+    with pytest.raises(
+        PickleError, match=r"shape \[1000\], strides \[0\] at 0 must lie in its storage; found a storage of 1"
+    ):
+        TorchPickleFile(tmp_path / "x.bin")
+
+
+@BOTH
 def test_tied_tensors_share_memory_and_writing_stays_private(tmp_path, is_zip):
     path = tmp_path / "x.bin"
     torch.save(state(), path, _use_new_zipfile_serialization=is_zip)

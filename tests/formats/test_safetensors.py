@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import deserialize, safe_open
 from safetensors.torch import load_file, save_file
 
-from martlet.errors import ArgumentError, SafetensorsError
+from martlet.errors import ArgumentError, FormatError, SafetensorsError
 from martlet.formats.safetensors import SafetensorsFile, save_safetensors
 from martlet.formats.tensors import ELEMENT_BITS, float8_table, to_float32
 
@@ -62,6 +62,36 @@ def test_the_reference_reads_what_we_write(tmp_path, tensors):
         source = SafetensorsFile(path)
         address = source.raw(name).ctypes.data
         assert address % (ELEMENT_BITS[source.info(name).dtype] // 8) == 0
+
+
+def test_every_type_there_is_both_ways(tmp_path):
+    """By the reference's own words and bytes; torch knows fewer types than the format."""
+    rng = np.random.default_rng(0)
+    made = {word: (word, (3, 8), rng.integers(0, 2, 3 * bits, np.uint8)) for word, bits in ELEMENT_BITS.items()}
+    save_safetensors(tmp_path / "x", made)
+    found = dict(deserialize((tmp_path / "x").read_bytes()))
+    assert found.keys() == made.keys()
+    for word, (_, shape, data) in made.items():
+        assert (found[word]["dtype"], found[word]["shape"]) == (word, list(shape))
+        assert bytes(found[word]["data"]) == data.tobytes()
+
+
+def test_every_type_the_reference_writes(tmp_path):
+    from safetensors.torch import _TYPES
+
+    made = {word: torch.arange(1, 13).reshape(3, 4).to(dtype) for word, dtype in _TYPES.items()}
+    assert made.keys() > TORCH.keys()
+    save_file(made, tmp_path / "x")
+    source = SafetensorsFile(tmp_path / "x")
+    for word, tensor in made.items():
+        assert (source.info(word).dtype, source.info(word).shape) == (word, (3, 4))
+        assert source.raw(word).tobytes() == bytes_of(tensor)
+        if word == "C64":
+            with pytest.raises(FormatError, match="tensor type C64: has no values here; supported are BOOL, U8"):
+                to_float32(source.raw(word), word, (3, 4))
+        else:
+            found = to_float32(source.raw(word), word, (3, 4))
+            np.testing.assert_array_equal(found, tensor.to(torch.float32).numpy())
 
 
 def test_raw_is_a_private_writable_view(tmp_path):

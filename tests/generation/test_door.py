@@ -321,7 +321,12 @@ def test_hugging_face_processors_and_criteria(hf_llama, tiny):
         ({"input_ids": [1]}, {}, ArgumentError, r"found dict. Pass \*\*input_ids"),
         ([[1]], {"input_ids": [[1]]}, ArgumentError, "inputs or input_ids, not both"),
         ([[1, 2, 3]], {"attention_mask": [[1, 0, 1]]}, ArgumentError, "row 0: .* a zero at position 1 between ones"),
-        ([[1, 2, 3]], {"attention_mask": [[1, 1]]}, ArgumentError, r"shape of input_ids, \(1, 3\); found \(1, 2\)"),
+        (
+            [[1, 2, 3]],
+            {"attention_mask": [[1, 1]]},
+            ArgumentError,
+            "one number for each id of input_ids, in rows of 3; found rows of 2",
+        ),
         ([[1, 2]], {"attention_mask": [[2, 1]]}, ArgumentError, r"1 at tokens and 0 at padding; found \[1, 2\]"),
         ([[1, 2]], {"attention_mask": [[0, 0]]}, EmptyPromptError, "2 ids, all padding"),
         ([[1]], {"inputs_embeds": np.ones(3)}, UnsupportedError, "inputs_embeds is not supported. Pass input_ids"),
@@ -364,7 +369,8 @@ def test_the_context_ends_generation_and_says_so_once(caplog):
             output = generate(model, [[1, 2], [1] * 8], max_new_tokens=50, return_dict_in_generate=True)
     assert output.finish_reasons == ["context", "context"] and output.num_new_tokens == [6, 1]
     assert [record.message for record in caplog.records] == [
-        "generation stopped at the end of the model's context, 8 tokens"
+        "generation stopped at the end of the model's context of 8 tokens: "
+        "after a prompt of 2 there was room for 6 new tokens"
     ]
 
 

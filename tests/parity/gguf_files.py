@@ -37,13 +37,19 @@ Quantize = Callable[[str, Array], tuple[Array, gguf.GGMLQuantizationType] | None
 
 
 def make_model(model_type: str, keywords: dict[str, Any], seed: int = 0) -> Any:
-    """Hugging Face's model in float32, every weight random, norms and biases too."""
+    """Hugging Face's model of these keywords, with random weights."""
+    return fill_random(transformers.AutoConfig.for_model(model_type, **copy.deepcopy(keywords)), 0.3, seed)
+
+
+def fill_random(config: Any, std: float, seed: int) -> Any:
+    """Hugging Face's model of a config in float32, every weight random, norms and biases too."""
     torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(model_type, **copy.deepcopy(keywords))
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            parameter.data.normal_(0, 0.3)
+            parameter.data.normal_(0, std)
         else:
             parameter.data.add_(torch.randn_like(parameter) * 0.2)
     return model

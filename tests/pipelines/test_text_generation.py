@@ -13,8 +13,15 @@ import torch
 import transformers
 
 import martlet
-from martlet.errors import ArgumentError, ChatTemplateError, EmptyPromptError, PromptTooLongError, UnsupportedError
-from martlet.pipelines import KeyDataset, ReturnType
+from martlet.errors import (
+    ArgumentError,
+    ChatTemplateError,
+    DeviceError,
+    EmptyPromptError,
+    PromptTooLongError,
+    UnsupportedError,
+)
+from martlet.pipelines import KeyDataset, ReturnType, TextGenerationPipeline
 
 REPOSITORY = Path(__file__).parents[2]
 PROMPT = "The martlet is"
@@ -202,8 +209,11 @@ class Rows(torch.utils.data.Dataset):
 def test_datasets_are_read_lazily_and_again(ours):
     want = ours(PROMPTS, **GREEDY)
     columns = Rows([{"text": prompt, "number": 1} for prompt in PROMPTS])
+    from martlet.pipelines.pt_utils import KeyDataset as AsImportedByScripts
+
     for dataset in (
         Rows(PROMPTS),
+        AsImportedByScripts(columns, "text"),
         KeyDataset(columns, "text"),
         transformers.pipelines.pt_utils.KeyDataset(columns, "text"),
         Rows([{"text": prompt} for prompt in PROMPTS]),
@@ -346,7 +356,9 @@ def test_a_loaded_model_knows_its_tokenizer(folder, ours, tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert martlet.pipeline("text-generation", model, None, theirs)(CHAT, **GREEDY) == ours(CHAT, **GREEDY)
     fresh = martlet.AutoModelForCausalLM.from_config(model.config)
-    with pytest.raises(ArgumentError, match="needs a tokenizer: the model was not loaded from a name or path. Pass to"):
+    with pytest.raises(
+        ArgumentError, match=r"needs a tokenizer: the model was not loaded from a name or path. Pass to"
+    ):
         martlet.pipeline("text-generation", fresh)
     named.save_pretrained(tmp_path)
     assert martlet.pipeline(model=tmp_path)(CHAT, **GREEDY) == ours(CHAT, **GREEDY)
@@ -392,6 +404,9 @@ def test_a_model_of_a_prefix_puts_it_before_texts(folder, tmp_path):
     reference = transformers.pipeline("text-generation", str(copy), device="cpu")
     assert mine(PROMPTS, **GREEDY) == reference(PROMPTS, **GREEDY)
     assert mine(CHAT, **GREEDY) == reference(CHAT, **GREEDY)
+    assert mine.describe()["prefix"] == ("Once. ", "model config")
+    assert mine.describe(prefix="")["prefix"] == ("", "call")
+    assert mine(PROMPT, prefix="", **GREEDY) == reference(PROMPT, prefix="", **GREEDY)
 
 
 def test_the_last_block_of_text_is_continued(ours):
@@ -508,8 +523,27 @@ def test_the_door_refuses_what_it_does_not_know(ours, keywords, kind, message):
     assert message in str(caught.value)
 
 
+def test_a_device_that_is_not_there_is_named(ours, folder):
+    for model in (str(folder), ours.model):
+        with pytest.raises(DeviceError, match=r"must be on this machine; found 'cuda:7'. There is: cpu"):
+            martlet.pipeline("text-generation", model, tokenizer=ours.tokenizer, device=7)
+    moved = TextGenerationPipeline(model=ours.model, tokenizer=ours.tokenizer, device="cpu", **GREEDY)
+    assert moved(PROMPT) == ours(PROMPT, **GREEDY)
+
+
+def test_errors_among_many_prompts_say_which(ours):
+    with pytest.raises(PromptTooLongError) as caught:
+        ours([PROMPT, "Once " * 2000], **GREEDY)
+    assert caught.value.__notes__ == ["The pipeline was at input 1."]
+    with pytest.raises(PromptTooLongError) as caught:
+        list(ours(iter([PROMPT, "Once", PROMPT, "Once " * 2000]), batch_size=2, **GREEDY))
+    assert caught.value.__notes__ == ["The pipeline was at inputs 2 to 3."]
+
+
 def test_a_model_of_another_library_is_refused(theirs):
-    with pytest.raises(ArgumentError, match="needs a causal language model of martlet's; found LlamaForCausalLM. Load"):
+    with pytest.raises(
+        ArgumentError, match=r"needs a causal language model of martlet's; found LlamaForCausalLM. Load"
+    ):
         martlet.pipeline("text-generation", theirs.model, tokenizer=theirs.tokenizer)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from martlet.errors import ArgumentError, EmptyPromptError, PromptTooLongError, TokenRangeError
 from martlet.generation.backend import Ids
-from martlet.generation.outputs import RowResult
+from martlet.generation.outputs import RowResult, as_array
 
 Kind = Literal["torch", "numpy", "lists"]
 
@@ -167,6 +167,30 @@ def check_lengths(rows: Sequence[Ids], context: int, name: str) -> None:
             )
 
 
+def check_callables(name: str, given: Any) -> None:
+    """ArgumentError for anything but a list of functions, or None."""
+    if given is None:
+        return
+    if not isinstance(given, Sequence):
+        raise ArgumentError(name, "must be a list", found=type(given).__name__, remedy=f"Pass {name}=[...].")
+    for place, each in enumerate(given):
+        if not callable(each):
+            raise ArgumentError(f"{name} {place}", "must be a function", found=type(each).__name__)
+
+
+def check_call(**given: Any) -> None:
+    """ArgumentError for what is neither None nor a function."""
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise ArgumentError(name, "must be a function", found=type(value).__name__)
+
+
+def check_streamer(streamer: Any) -> None:
+    """ArgumentError for what cannot be streamed to."""
+    if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
+        raise ArgumentError("streamer", "must have the methods put and end", found=type(streamer).__name__)
+
+
 def pad_right(rows: Sequence[NDArray[Any]], value: int) -> Ids:
     """`(rows, longest)`, filled up with `value`."""
     packed = np.full((len(rows), max(map(len, rows), default=0)), value, dtype=np.int64)
@@ -208,8 +232,10 @@ def _rows(inputs: Any, kind: Kind, name: str) -> list[Ids]:
 
 
 def _row_array(row: Any, name: str) -> NDArray[Any]:
+    if isinstance(row, str):
+        raise ArgumentError(name, "must hold token ids", found="text", remedy="Text goes through a tokenizer first.")
     try:
-        array = np.asarray(row)
+        array = as_array(row) if hasattr(row, "detach") else np.asarray(row)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ArgumentError(name, "each row must be a flat list of ids", found=type(row).__name__) from error
     if array.ndim != 1:
@@ -234,8 +260,8 @@ def _spans_of_mask(attention_mask: Any, given: Sequence[Ids], name: str) -> list
     if [mask.shape for mask in masks] != [ids_T.shape for ids_T in given]:
         raise ArgumentError(
             "attention_mask",
-            f"must have the shape of {name}, {(len(given), len(given[0]))}",
-            found=(len(masks), *masks[0].shape) if masks else (0,),
+            f"must have one number for each id of {name}, in rows of {_lengths(given)}",
+            found=f"rows of {_lengths(masks)}" if masks else "no rows",
         )
     spans = []
     for place, mask in enumerate(masks):
@@ -255,6 +281,12 @@ def _spans_of_mask(attention_mask: Any, given: Sequence[Ids], name: str) -> list
             )
         spans.append((start, end))
     return spans
+
+
+def _lengths(rows: Sequence[NDArray[Any]]) -> str:
+    """The rows' lengths, or shapes where they are not flat, in words."""
+    known = [str(row.shape[0]) if row.ndim == 1 else str(row.shape) for row in rows]
+    return ", ".join(known if len(known) <= 8 else [*known[:8], "..."])
 
 
 def _span(is_real_T: NDArray[np.bool_]) -> tuple[int, int]:

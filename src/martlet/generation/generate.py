@@ -16,8 +16,17 @@ from martlet.errors import ArgumentError, EmptyPromptError, UnsupportedError
 from martlet.generation.assisted import DraftModel, PromptLookup
 from martlet.generation.backend import Ids, Sizes
 from martlet.generation.beams import BeamDecoder, BeamPlan
-from martlet.generation.config import GenerationConfig
-from martlet.generation.door import Prompts, check_ids, check_lengths, pad_right, read_prompts
+from martlet.generation.config import OUTPUT_FLAGS, GenerationConfig
+from martlet.generation.door import (
+    Prompts,
+    check_call,
+    check_callables,
+    check_ids,
+    check_lengths,
+    check_streamer,
+    pad_right,
+    read_prompts,
+)
 from martlet.generation.loop import Decoder, Drafter, Request
 from martlet.generation.outputs import GenerateOutput, Records, RowResult
 from martlet.generation.processors import build_processors, from_torch_processor, guide
@@ -77,6 +86,10 @@ def generate(
     if synced_gpus:
         raise UnsupportedError("generate", "synced_gpus is not supported", remedy="Generate on one process.")
     try:
+        check_callables("logits_processor", logits_processor)
+        check_callables("stopping_criteria", stopping_criteria)
+        check_call(prefix_allowed_tokens_fn=prefix_allowed_tokens_fn, stop=stop)
+        check_streamer(streamer)
         config = resolve_config(model, generation_config, kwargs)
         prompts = _read_inputs(model, inputs, input_ids, attention_mask, config)
         negative = None
@@ -102,7 +115,7 @@ def generate(
             records=records,
         )
     except BaseException as error:  # whoever reads the stream must hear of it, Ctrl-C too
-        if hasattr(streamer, "fail"):
+        if callable(getattr(streamer, "fail", None)):
             streamer.fail(error)
         raise
     if streamer is not None:
@@ -137,14 +150,15 @@ def generate_rows(
     for rows, name in ((read.rows, "prompt"), (negative or [], "negative prompt")):
         check_ids(rows, model.arch.vocab_size, name)
         check_lengths(rows, model.arch.max_position_embeddings, name)
-    _check_modes(config, assistant_model, on_token)
+    _check_modes(config, assistant_model, on_token, negative)
     processors = [_ours(process) for process in logits_processor]
-    drawn_seed = draw_seed() if config.do_sample and config.seed is None else None
+    drawn_seed: int | None = None
     requests = []
     for place, ids_T in enumerate(read.rows):
         row = _with_length(config.row(place, len(read.rows)), len(ids_T), place)
         request = _request(config, row, place, ids_T, None if negative is None else negative[place], model.arch)
-        request.seed = drawn_seed if request.seed is None and row.do_sample else request.seed
+        if row.do_sample and request.seed is None:
+            drawn_seed = request.seed = draw_seed() if drawn_seed is None else drawn_seed
         request.processors = build_processors(
             row,
             prompt_length=len(ids_T),
@@ -159,8 +173,13 @@ def generate_rows(
         )
         requests.append(request)
     results = _run(model, config, requests, assistant_model, on_token, stop, records or Records())
-    if any(result.reason == "context" for result in results):
-        say_once(f"generation stopped at the end of the model's context, {model.arch.max_position_embeddings} tokens")
+    if full := next((result for result in results if result.reason == "context"), None):
+        num_prompt, num_new = len(full.prompt_ids), len(full.new_ids)
+        say_once(
+            f"generation stopped at the end of the model's context of {model.arch.max_position_embeddings} tokens: "
+            f"after a prompt of {num_prompt} there was room for {num_new} new tokens",
+            subject="context",
+        )
     return results
 
 
@@ -181,6 +200,9 @@ def resolve_config(model: Any, generation_config: Any, fields: Mapping[str, Any]
     idle = [name for name in SAMPLING_FIELDS if given.get(name) is not None]
     if idle and not config.do_sample:
         say_once(f"generate: {', '.join(idle)} given, but do_sample is False, so the likeliest token is always chosen")
+    unseen = [name for name in OUTPUT_FLAGS if given.get(name)]
+    if unseen and not config.return_dict_in_generate:
+        say_once(f"generate: {', '.join(unseen)} given, but only return_dict_in_generate=True returns them")
     return config
 
 
@@ -192,10 +214,10 @@ def eos_ids(config: GenerationConfig) -> list[int]:
     return [int(each) for row in nested for each in row if each is not None and each >= 0]
 
 
-def say_once(message: str) -> None:
-    """Logs a message the first time it is said in this process."""
-    if message not in _said:
-        _said.add(message)
+def say_once(message: str, subject: str = "") -> None:
+    """Logs a message the first time it, or one of its `subject`, is said in this process."""
+    if (subject or message) not in _said:
+        _said.add(subject or message)
         logger.warning(message)
 
 
@@ -208,7 +230,9 @@ def _request(
     num_read = len(ids_T) if scale == 1.0 or negative_T is None else max(len(ids_T), len(negative_T))
     # A prompt that fills the context still has the one token that its last position says.
     room = max(1, arch.max_position_embeddings - num_read)
-    has_own_seed = isinstance(config.seed, list | tuple)  # and draws the same whatever its place among the rows
+    has_own_seed = (
+        isinstance(config.seed, list | tuple) and row.seed is not None
+    )  # and draws the same whatever its place among the rows
     return Request(
         index=place,
         ids_T=ids_T,
@@ -264,6 +288,8 @@ def _drafter(model: Any, config: GenerationConfig, assistant: Any) -> Drafter | 
         return PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size or 2)
     if assistant is None:
         return None
+    if not hasattr(assistant, "open_session"):
+        raise ArgumentError("assistant_model", "must be a model loaded by martlet", found=type(assistant).__name__)
     if assistant.arch.vocab_size != model.arch.vocab_size:
         raise UnsupportedError(
             "assistant_model",
@@ -330,6 +356,7 @@ def _negative_rows(negative: Sequence[Sequence[int] | Ids] | None, num_rows: int
 def _with_length(row: GenerationConfig, num_prompt: int, place: int) -> GenerationConfig:
     """The row's config with `max_new_tokens` settled."""
     if row.max_new_tokens is not None:
+        _check_least(row, num_prompt, row.max_new_tokens)
         return row
     num_new = DEFAULT_NEW_TOKENS if row.max_length is None else row.max_length - num_prompt
     if num_new < 1:
@@ -338,12 +365,27 @@ def _with_length(row: GenerationConfig, num_prompt: int, place: int) -> Generati
             f"max_length ({row.max_length}) counts the prompt and must be greater than its {num_prompt} tokens",
             remedy="Raise it, or set max_new_tokens.",
         )
+    _check_least(row, num_prompt, num_new)
     return row.but("max_length", max_new_tokens=num_new, max_length=None)
 
 
-def _check_modes(config: GenerationConfig, assistant: Any, on_token: Any) -> None:
+def _check_least(row: GenerationConfig, num_prompt: int, num_new: int) -> None:
+    """ArgumentError if one call asks for more tokens than it allows; a log line if one of the two was a default."""
+    name = "min_length" if row.min_new_tokens is None else "min_new_tokens"
+    least = (row.min_length or 0) - num_prompt if row.min_new_tokens is None else row.min_new_tokens
+    if least <= num_new:
+        return
+    rule = f"asks for {least} new tokens, and at most {num_new} are allowed"
+    if row.origin(name) == "generate" == row.origin("max_new_tokens"):
+        raise ArgumentError(name, rule, remedy="Raise max_new_tokens.")
+    say_once(f"{name} {rule}", subject=name)
+
+
+def _check_modes(config: GenerationConfig, assistant: Any, on_token: Any, negative: Any) -> None:
     beams, returned = config.num_beams, config.num_return_sequences
     drafts = assistant is not None or config.prompt_lookup_num_tokens is not None
+    if negative is not None and config.guidance_scale in (None, 1.0):
+        say_once("generate: negative_prompt_ids given, but without a guidance_scale other than 1 they change nothing")
     if beams > 1 and returned > beams:
         raise ArgumentError("num_return_sequences", f"must be at most num_beams ({beams})", found=returned)
     if beams == 1 and returned > 1 and not config.do_sample:
@@ -376,6 +418,8 @@ def _ours(process: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _set_fields(config: Any) -> dict[str, Any]:
+    if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
+        raise ArgumentError("generation_config", "must be a GenerationConfig or a dict", found=type(config).__name__)
     fields = dict(config) if isinstance(config, Mapping) else config.to_dict()
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -69,6 +69,7 @@ class SequenceBias:
     """Adds each sequence's bias to the score of its last token, where the row ends with the tokens before it."""
 
     sequence_bias: Any
+    subject: str = "sequence_bias"  # what errors call it
     _groups: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +77,7 @@ class SequenceBias:
         pairs = given.items() if isinstance(given, Mapping) else given
         merged = {tuple(id_list(list(ids))): float(bias) for ids, bias in pairs}
         if not merged or not all(merged) or min(map(min, merged)) < 0:
-            raise ArgumentError("sequence_bias", "must give each sequence of token ids a bias", found=repr(given))
+            raise ArgumentError(self.subject, "must give each sequence of token ids a bias", found=repr(given))
         self._groups = []  # (tokens before the last (N, length - 1), last tokens (N,), biases (N,)) for each length
         for length in sorted(set(map(len, merged))):
             some = [ids for ids in merged if len(ids) == length]
@@ -87,7 +88,7 @@ class SequenceBias:
     def __call__(self, ids: Ids, scores: Floats) -> Floats:
         for before, last, biases in self._groups:
             if (highest := int(last.max())) >= scores.size:
-                raise ArgumentError("sequence_bias", f"ids must be from 0 to {scores.size - 1}", found=highest)
+                raise ArgumentError(self.subject, f"ids must be from 0 to {scores.size - 1}", found=highest)
             length = before.shape[1]
             if length == 0:
                 scores[last] += biases
@@ -103,7 +104,7 @@ def bad_words(bad_words_ids: Sequence[Sequence[int]], eos_token_id: Any = None) 
         raise ArgumentError("bad_words_ids", "must be a list of lists of token ids", found=repr(bad_words_ids))
     ends = [] if eos_token_id is None else id_list(eos_token_id)
     words = [tuple(word) for word in bad_words_ids if not (len(word) == 1 and word[0] in ends)]
-    return SequenceBias(dict.fromkeys(words, NOT_CHOSEN)) if words else None
+    return SequenceBias(dict.fromkeys(words, NOT_CHOSEN), "bad_words_ids") if words else None
 
 
 @dataclass(slots=True)
@@ -219,7 +220,15 @@ class AllowedTokens:
     row: int = 0
 
     def __call__(self, ids: Ids, scores: Floats) -> Floats:
-        allowed = np.array(id_list(self.prefix_allowed_tokens_fn(self.row, as_torch(ids))), dtype=np.int64)
+        listed = self.prefix_allowed_tokens_fn(self.row, as_torch(ids))
+        try:
+            allowed = np.array(id_list(listed), dtype=np.int64)
+        except (TypeError, ValueError) as error:
+            raise GenerationError(
+                f"prefix_allowed_tokens_fn, row {self.row}, position {ids.size}",
+                "must return a list of token ids",
+                found=repr(listed),
+            ) from error
         if not allowed.size:
             raise GenerationError(
                 f"prefix_allowed_tokens_fn, row {self.row}, position {ids.size}",
@@ -286,7 +295,7 @@ class ExponentialDecay:
         some = scores[ends].astype(np.float64)
         with np.errstate(over="ignore"):
             grown = min(float(np.power(np.float64(factor), excess)) - 1, float(LARGEST))
-        gain = np.where(np.isfinite(some), np.abs(np.nan_to_num(some)) * grown, 0.0)
+            gain = np.where(np.isfinite(some), np.abs(np.nan_to_num(some)) * grown, 0.0)
         scores[ends] = np.clip(some + gain, None, float(LARGEST)).astype(np.float32)
         return scores
 

@@ -184,9 +184,9 @@ class FromCriteria:
     def __call__(self, ids: Ids, text: str | None = None) -> str | None:
         result = self.wrapped(as_torch(ids[None]), None)
         is_done = np.asarray(result.tolist() if hasattr(result, "tolist") else result)
-        if is_done.size != 1:
+        if is_done.size != 1 or is_done.dtype.kind not in "bi":
             raise ArgumentError(
-                type(self.wrapped).__name__, "must return one True or False for one row", found=is_done.shape
+                type(self.wrapped).__name__, "must return one True or False for one row", found=repr(result)
             )
         return "criteria" if bool(is_done.reshape(-1)[0]) else None
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from martlet.generation.config import GenerationConfig
 from martlet.generation.fields import FIELDS
-from martlet.pipelines.options import CALL, KEYWORD, LIBRARY_DEFAULT, OPTIONS, PIPELINE_DEFAULT, Asked, resolve_options
+from martlet.pipelines.options import CALL, KEYWORD, LIBRARY_DEFAULT, PIPELINE_DEFAULT, Asked, resolve_options
 
+MODEL_CONFIG = "model config"
 # Origins as generation/config.py has them, in this page's words.
-ORIGINS = {"library default": LIBRARY_DEFAULT, "config.json": "model config"}
-KNOWN_ORIGINS = (CALL, KEYWORD, "generation_config.json", "model config", PIPELINE_DEFAULT, LIBRARY_DEFAULT)
+ORIGINS = {"library default": LIBRARY_DEFAULT, "config.json": MODEL_CONFIG}
+KNOWN_ORIGINS = (CALL, KEYWORD, "generation_config.json", MODEL_CONFIG, PIPELINE_DEFAULT, LIBRARY_DEFAULT)
 ALWAYS_SHOWN = ("do_sample", "num_beams", "temperature", "top_k", "top_p", "repetition_penalty", "num_return_sequences")
 
 
@@ -54,17 +55,17 @@ class Description(Mapping[str, Setting]):
     __repr__ = __str__
 
 
-def describe(config: GenerationConfig, init: Asked, call: Asked) -> Description:
+def describe(config: GenerationConfig, init: Asked, call: Asked, of_model: Mapping[str, Any]) -> Description:
     """The settings of a call: generation's by the config's own record, the pipeline's by the layer that gave them."""
     settings = {}
     for name in FIELDS:
         origin = config.origin(name)
         origin = ORIGINS.get(origin, origin if origin in KNOWN_ORIGINS else "model.generation_config")
         settings[name] = Setting(getattr(config, name), origin)
-    options = resolve_options(init, call)
-    for name in OPTIONS:
-        origin = CALL if name in call.options else KEYWORD if name in init.options else LIBRARY_DEFAULT
-        settings[name] = Setting(options[name], origin)
+    layers = ((CALL, call.options), (KEYWORD, init.options), (MODEL_CONFIG, of_model))
+    for name, value in resolve_options(init, call, of_model).items():
+        origin = next((origin for origin, given in layers if name in given), LIBRARY_DEFAULT)
+        settings[name] = Setting(value, origin)
     for name in sorted({*init.arguments, *call.arguments}):
         layer, origin = (call, CALL) if name in call.arguments else (init, KEYWORD)
         settings[name] = Setting(layer.arguments[name], origin)

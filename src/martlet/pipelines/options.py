@@ -113,10 +113,10 @@ def unknown_keyword(subject: str, name: str, known: Iterable[str]) -> ArgumentEr
     )
 
 
-def resolve_options(init: Asked, call: Asked) -> dict[str, Any]:
-    """Every option's value: the call's, else the pipeline's, else the default."""
+def resolve_options(init: Asked, call: Asked, of_model: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option's value: the call's, else the pipeline's, else the model's config's, else the default."""
     defaults = {name: option.default for name, option in OPTIONS.items()}
-    return {**defaults, **init.options, **call.options}
+    return {**defaults, **of_model, **init.options, **call.options}
 
 
 def resolve_generation(base: GenerationConfig, init: Asked, call: Asked, pad_id: int | None) -> GenerationConfig:

@@ -78,7 +78,8 @@ def pipeline(
         model = _load_model(model, device, loading)
     else:
         tokenizer = _load_tokenizer(_name_of(model) if tokenizer is None else tokenizer, loading)
-        _place(model, device, loading)
+        _say_idle(loading)
+        keywords["device"] = device
     if isinstance(keywords.get("assistant_model"), str | os.PathLike):
         keywords["assistant_model"] = _load_model(keywords["assistant_model"], device, {"device_map": device_map})
     return (pipeline_class or TextGenerationPipeline)(model, tokenizer, task=task, **keywords)
@@ -154,14 +155,10 @@ def _device_name(device: Any) -> Any:
     return "cpu" if device == -1 and isinstance(device, int) else device
 
 
-def _place(model: Any, device: Any, loading: Mapping[str, Any]) -> None:
-    """Moves a loaded model to `device`. What only loading could do is said not to have been done."""
+def _say_idle(loading: Mapping[str, Any]) -> None:
+    """Logs, once, what was asked of the loading of a model that is loaded already."""
     from martlet.generation.generate import say_once
 
     idle = [name for name in loading if name not in ("trust_remote_code", *HUB, "revision", "token", "gguf_file")]
     if idle:
         say_once(f"pipeline: {', '.join(sorted(idle))} given, but the model is loaded already and is used as it is")
-    if device is not None:
-        from martlet.nn.devices import find_device
-
-        model.to(find_device(_device_name(device)))

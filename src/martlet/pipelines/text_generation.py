@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from martlet.errors import ArgumentError, EmptyPromptError, PromptTooLongError
+from martlet.errors import ArgumentError, EmptyPromptError, MartletError, PromptTooLongError
 from martlet.generation.config import GenerationConfig
 from martlet.generation.fields import FIELDS
 from martlet.generation.generate import eos_ids
@@ -54,7 +54,9 @@ class TextGenerationPipeline:
 
     task = "text-generation"
 
-    def __init__(self, model: Any, tokenizer: Any, *, task: str = "text-generation", **keywords: Any) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, task: str = "text-generation", device: Any = None, **keywords: Any
+    ) -> None:
         if not callable(getattr(model, "generate", None)) or not hasattr(model, "arch"):
             raise ArgumentError(
                 "text-generation pipeline",
@@ -67,6 +69,10 @@ class TextGenerationPipeline:
         self.model, self.tokenizer, self.task = model, tokenizer, task
         self._init = read_keywords(keywords)
         self._config(Asked())  # refuses what is wrong here, not in the first call
+        if device is not None:
+            from martlet.nn.devices import find_device
+
+            model.to(find_device("cpu" if device == -1 else device))
 
     @property
     def device(self) -> Any:
@@ -111,7 +117,7 @@ class TextGenerationPipeline:
     def describe(self, **keywords: Any) -> Description:
         """Every setting that a call with these keywords would use, and where each value is from. Prints as a table."""
         asked = read_keywords(keywords)
-        return describe(self._config(asked), self._init, asked)
+        return describe(self._config(asked), self._init, asked, self._own_options)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **keywords: Any) -> None:
         """Writes model and tokenizer into a folder; keywords are the model's `save_pretrained`'s. SaveError."""
@@ -128,10 +134,13 @@ class TextGenerationPipeline:
     def _own_config(self) -> GenerationConfig:
         return getattr(self.model, "generation_config", None) or GenerationConfig()
 
+    @property
+    def _own_options(self) -> dict[str, Any]:
+        prefix = self.model.config.get("prefix")
+        return {} if prefix is None else {"prefix": prefix}
+
     def _call(self, asked: Asked, inputs: Inputs) -> Call:
-        options = resolve_options(self._init, asked)
-        if options["prefix"] is None:
-            options["prefix"] = self.model.config.get("prefix")
+        options = resolve_options(self._init, asked, self._own_options)
         # A length to truncate to, but only of the call: a pipeline's own is generation's alone.
         options["max_length"] = asked.fields.get("max_length")
         config = self._config(asked)
@@ -146,7 +155,14 @@ class TextGenerationPipeline:
     def _answers(self, inputs: Inputs, call: Call) -> Iterator[list[Record]]:
         start = 0
         for batch in batches(inputs.open(), call.options["batch_size"]):
-            yield from self._answer(batch, start, call)
+            try:
+                answers = self._answer(batch, start, call)
+            except MartletError as error:
+                if call.num_prompts != 1:
+                    end = start + len(batch) - 1
+                    error.add_note(f"The pipeline was at input{f's {start} to' if end > start else ''} {end}.")
+                raise
+            yield from answers
             start += len(batch)
 
     def _answer(self, prompts: Sequence[Prompt], start: int, call: Call) -> list[list[Record]]:

@@ -1,0 +1,102 @@
+#include "cache/pages.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace martlet {
+
+Cache::Cache(int num_heads, int head_dim, int64_t max_pages)
+    : num_heads_(num_heads), head_dim_(head_dim), max_pages_(max_pages) {}
+
+Cache::~Cache() {
+  for (uint16_t* page : pages_) std::free(page);
+}
+
+const Cache::Sequence& Cache::at(int sequence) const {
+  auto found = sequences_.find(sequence);
+  if (found == sequences_.end()) throw std::out_of_range("no row " + std::to_string(sequence));
+  return found->second;
+}
+Cache::Sequence& Cache::at(int sequence) { return const_cast<Sequence&>(std::as_const(*this).at(sequence)); }
+
+int Cache::add() {
+  sequences_.emplace(next_, Sequence{});
+  return next_++;
+}
+
+int Cache::fork(int sequence) {
+  Sequence copy = at(sequence);
+  for (uint16_t* page : copy.pages) ++holders_[page];
+  sequences_.emplace(next_, std::move(copy));
+  return next_++;
+}
+
+void Cache::truncate(int sequence, int64_t length) {
+  Sequence& s = at(sequence);
+  if (length >= s.length) return;
+  s.length = length < 0 ? 0 : length;
+  size_t kept = size_t((s.length + kPage - 1) / kPage);
+  while (s.pages.size() > kept) drop(s.pages.back()), s.pages.pop_back();
+}
+
+void Cache::release(int sequence) {
+  for (uint16_t* page : at(sequence).pages) drop(page);
+  sequences_.erase(sequence);
+}
+
+int64_t Cache::pages_needed(int sequence, int64_t count) const {
+  const Sequence& s = at(sequence);
+  if (count == 0) return 0;
+  int64_t needed = (s.length + count + kPage - 1) / kPage - int64_t(s.pages.size());
+  bool copies = s.length % kPage && holders_.at(s.pages.back()) > 1;
+  return needed + (copies ? 1 : 0);
+}
+
+int64_t Cache::pages_free() const { return max_pages_ ? max_pages_ - pages_held() : INT64_MAX; }
+
+void Cache::extend(int sequence, int64_t count) {
+  Sequence& s = at(sequence);
+  if (pages_needed(sequence, count) > pages_free()) throw std::bad_alloc();
+  if (count && s.length % kPage && holders_.at(s.pages.back()) > 1) {
+    uint16_t* own = acquire();
+    std::memcpy(own, s.pages.back(), page_bytes());
+    drop(s.pages.back());
+    s.pages.back() = own;
+  }
+  size_t before = s.pages.size();
+  try {
+    while (int64_t(s.pages.size()) * kPage < s.length + count) s.pages.push_back(acquire());
+  } catch (...) {
+    while (s.pages.size() > before) drop(s.pages.back()), s.pages.pop_back();
+    throw;
+  }
+  s.length += count;
+}
+
+uint16_t* Cache::acquire() {
+  uint16_t* page;
+  if (free_.empty()) {
+    page = static_cast<uint16_t*>(std::aligned_alloc(64, (page_bytes() + 63) / 64 * 64));
+    if (!page) throw std::bad_alloc();
+    pages_.push_back(page);
+  } else {
+    page = free_.back();
+    free_.pop_back();
+  }
+  std::memset(page, 0, page_bytes());  // positions not yet written are multiplied by zero, so they must be finite
+  holders_[page] = 1;
+  return page;
+}
+
+void Cache::drop(uint16_t* page) {
+  if (--holders_[page] == 0) {
+    holders_.erase(page);
+    free_.push_back(page);
+  }
+}
+
+}  // namespace martlet

@@ -1,0 +1,512 @@
+// The path of a step, phase by phase; between phases all threads meet. Items of a phase are claimed by whoever is free,
+// and write to places of their own, so that results do not depend on who computed what.
+#include "graph/step.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+
+namespace martlet {
+
+namespace {
+
+int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+// T tokens of this pass, from several rows.
+struct Token {
+  int row;
+  int32_t id;
+  int64_t position;
+};
+
+struct PassRow {
+  const RowStep* step;
+  int first;       // its first token among the pass's
+  int count;
+  int64_t past;    // positions held before
+};
+
+// Queries of one row and key/value head; in pieces, one chunk of positions alone.
+struct AttentionItem {
+  int row, head, first_query, num_queries;
+  int piece;  // -1: all chunks
+};
+
+// Which forms of its input a group of matrices reads.
+struct Forms {
+  bool bf16 = false, q8 = false;
+  void add(const Linear& linear) {
+    bf16 |= linear.matrix().kind == Kind::BF16;
+    q8 |= is_quantized(linear.matrix().kind);
+  }
+};
+
+struct Product {
+  const Linear* linear;
+  float* y;
+  size_t y_stride;
+};
+
+}  // namespace
+
+// Buffers of a pass, [token][...].
+struct Engine::Space {
+  Buffer<float> x, input, attention, out, mlp_out, qkv, gate_up, logits, cos, sin, parts, part_stats, stats;
+  Buffer<uint16_t> bf16;
+  Buffer<int8_t> q8;
+  Buffer<float> scale;
+  Buffer<int32_t> total, half;
+  std::unique_ptr<std::atomic<int>[]> claims;
+};
+
+struct Engine::Pass {
+  std::vector<PassRow> rows;
+  std::vector<Token> tokens;
+  std::vector<int> wanted;  // tokens whose logits are asked for
+  std::vector<AttentionItem> items;
+  int pieces = 0;  // chunks of the longest row, when attention is cut into chunks; 0: it is not
+};
+
+Engine::Engine(std::shared_ptr<const Model> model, const Kernels& kernels, int num_threads, int64_t max_pages)
+    : model_(std::move(model)),
+      kernels_(kernels),
+      team_(num_threads),
+      cache_(int(model_->layers.size()) * model_->arch.num_key_value_heads, model_->arch.head_dim, max_pages),
+      space_(std::make_unique<Space>()) {
+  space_->claims.reset(new std::atomic<int>[16 * model_->layers.size() + 32]);
+}
+
+Engine::~Engine() = default;
+
+size_t Engine::workspace_bytes() const {
+  const Space& s = *space_;
+  size_t bytes = s.bf16.bytes() + s.q8.bytes() + s.scale.bytes() + s.total.bytes() + s.half.bytes();
+  for (const Buffer<float>* b : {&s.x, &s.input, &s.attention, &s.out, &s.mlp_out, &s.qkv, &s.gate_up, &s.logits, &s.cos,
+                                 &s.sin, &s.parts, &s.part_stats, &s.stats})
+    bytes += b->bytes();
+  return bytes;
+}
+
+void Engine::step(std::span<const RowStep> rows, float* logits) {
+  int64_t needed = 0;
+  for (const RowStep& row : rows) needed += cache_.pages_needed(row.sequence, int64_t(row.tokens.size()));
+  if (needed > cache_.pages_free()) throw std::bad_alloc();
+  std::vector<int64_t> before;
+  for (const RowStep& row : rows) before.push_back(cache_.length(row.sequence));
+  try {
+    std::vector<size_t> done(rows.size(), 0);
+    size_t first_row = 0;
+    while (first_row < rows.size()) {
+      Pass pass;
+      int room = kMaxTokens, num_wanted = 0;
+      for (size_t r = first_row; r < rows.size() && room > 0; ++r) {
+        const RowStep& row = rows[r];
+        int count = int(std::min(size_t(room), row.tokens.size() - done[r]));
+        int64_t past = cache_.length(row.sequence);
+        cache_.extend(row.sequence, count);
+        pass.rows.push_back({&row, int(pass.tokens.size()), count, past});
+        for (int i = 0; i < count; ++i) {
+          bool is_last = done[r] + size_t(i) + 1 == row.tokens.size();
+          if (row.wants_all || is_last) pass.wanted.push_back(int(pass.tokens.size())), ++num_wanted;
+          pass.tokens.push_back({int(pass.rows.size()) - 1, row.tokens[done[r] + size_t(i)], past + i});
+        }
+        done[r] += size_t(count);
+        room -= count;
+        if (done[r] == row.tokens.size()) first_row = r + 1;
+      }
+      run(pass, logits);
+      logits += size_t(num_wanted) * size_t(model_->arch.vocab_size);
+    }
+  } catch (...) {
+    for (size_t r = 0; r < rows.size(); ++r) cache_.truncate(rows[r].sequence, before[r]);
+    throw;
+  }
+}
+
+namespace {
+
+// What every phase needs; one a thread.
+struct Worker {
+  const Model& model;
+  const Kernels& k;
+  Team& team;
+  std::atomic<int>* claims;
+  int phase = 0;
+
+  // Every item of a phase by one thread or another; returns when all are done.
+  template <class F> void share(int num_items, F&& f) {
+    std::atomic<int>& next = claims[phase++];
+    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < num_items;) f(i);
+    team.meet();
+  }
+
+  // Products of the same input, rows row_begin..row_end of it.
+  void multiply(std::span<const Product> products, const Activations& x, int num_rows) {
+    constexpr int kRowsTogether = 128;  // their activations stay in the second cache beside a few groups
+    int blocks = (num_rows + kRowsTogether - 1) / kRowsTogether, groups = 0;
+    for (const Product& p : products) groups += p.linear->matrix().groups();
+    int together = std::clamp(groups / (team.size() * 6), 1, num_rows > 8 ? 8 : 4096);
+    int per_block = 0;
+    for (const Product& p : products) per_block += (p.linear->matrix().groups() + together - 1) / together;
+    share(blocks * per_block, [&](int item) {
+      int block = item / per_block, place = item % per_block;
+      for (const Product& p : products) {
+        const Matrix& w = p.linear->matrix();
+        int pieces = (w.groups() + together - 1) / together;
+        if (place < pieces) {
+          int begin = place * together, row = block * kRowsTogether;
+          k.matmul[int(w.kind)](w, begin, std::min(begin + together, w.groups()), x, row,
+                                std::min(row + kRowsTogether, num_rows), p.y, p.y_stride);
+          return;
+        }
+        place -= pieces;
+      }
+    });
+  }
+};
+
+void add_bias(const Kernels& k, const Linear& linear, float* y) {
+  if (!linear.bias.empty()) k.add(y, linear.bias.data(), int(linear.bias.size()));
+}
+
+void apply_norm(const Model& model, const Kernels& k, const Norm& norm, const float* x, float* y) {
+  const Arch& a = model.arch;
+  k.norm(a.norm, x, norm.weight.data(), norm.bias.empty() ? nullptr : norm.bias.data(), a.norm_eps, a.hidden_size, y);
+}
+
+}  // namespace
+
+void Engine::run(Pass& pass, float* logits) {
+  const Model& m = *model_;
+  const Arch& a = m.arch;
+  const Kernels& k = kernels_;
+  Space& s = *space_;
+  const int T = int(pass.tokens.size()), W = int(pass.wanted.size()), D = a.hidden_size;
+  const int Q = a.query_size(), KV = a.key_value_size(), F = a.intermediate_size;
+  const int group = a.num_attention_heads / a.num_key_value_heads;
+  const int Qp = round_up(Q, kRows), KVp = round_up(KV, kRows), Fp = round_up(F, kRows), Dp = round_up(D, kRows);
+  const int widest = round_up(std::max({D, Q, F, a.embedding_size}), kBlock);
+  const size_t num_layers = m.layers.size();
+  int half_max = 1;
+  for (int rotated : a.rotated) half_max = std::max(half_max, rotated / 2);
+
+  Forms forms;
+  for (const LayerWeights& w : m.layers)
+    for (const Linear* l : {&w.q, &w.k, &w.v, &w.o, &w.up, &w.down}) forms.add(*l);
+  if (a.gated)
+    for (const LayerWeights& w : m.layers) forms.add(w.gate);
+  forms.add(m.head);
+  if (a.embedding_size) forms.add(m.project_in), forms.add(m.project_out);
+
+  const int places = std::max(T, W);
+  float* x = s.x.reserve(size_t(T) * Dp);
+  float* attention = s.attention.reserve(size_t(T) * Qp);
+  float* out = s.out.reserve(size_t(places) * std::max(Dp, round_up(a.embedding_size, kRows)));
+  float* mlp_out = s.mlp_out.reserve(size_t(T) * Dp);
+  float* qkv = s.qkv.reserve(size_t(T) * (Qp + 2 * KVp));
+  float* gate_up = s.gate_up.reserve(size_t(T) * 2 * Fp);
+  float* stats = s.stats.reserve(size_t(T) * a.num_attention_heads * 2);
+  float* cos = s.cos.reserve(a.rotated.size() * T * half_max);
+  float* sin = s.sin.reserve(a.rotated.size() * T * half_max);
+  const size_t blocks = size_t(places) * widest / kBlock;
+  Activations in;
+  in.stride = widest;
+  in.f32 = s.input.reserve(size_t(places) * widest);
+  if (forms.bf16) in.bf16 = s.bf16.reserve(size_t(places) * widest);
+  if (forms.q8) {
+    in.q8 = s.q8.reserve(size_t(places) * widest);
+    in.scale = s.scale.reserve(blocks), in.total = s.total.reserve(blocks), in.half = s.half.reserve(blocks);
+  }
+
+  plan_attention(pass);
+  float *parts = nullptr, *part_stats = nullptr;
+  if (pass.pieces) {
+    parts = s.parts.reserve(size_t(T) * pass.pieces * Q);
+    part_stats = s.part_stats.reserve(size_t(T) * pass.pieces * a.num_attention_heads * 2);
+  }
+  for (size_t i = 0; i < 16 * num_layers + 32; ++i) s.claims[i].store(0, std::memory_order_relaxed);
+
+  auto input = [&](int t) { return in.f32 + size_t(t) * widest; };
+  auto prepare = [&](int t, int width) {
+    if (in.bf16 || in.q8) k.prepare(input(t), width, in, t);
+  };
+  auto residual = [&](int t) { return x + size_t(t) * Dp; };
+
+  auto feed_attention = [&](size_t layer, int t) {
+    const float* from = residual(t);
+    bool plain = a.placement == Placement::POST || a.placement == Placement::OUTPUT;
+    if (plain)
+      std::memcpy(input(t), from, size_t(D) * sizeof(float));
+    else
+      apply_norm(m, k, m.layers[layer].norms[0], from, input(t));
+    prepare(t, D);
+  };
+  auto feed_mlp = [&](const LayerWeights& w, int t) {  // takes the attention's part in `out`
+    float *to = residual(t), *got = out + size_t(t) * Dp;
+    add_bias(k, w.o, got);
+    switch (a.placement) {
+      case Placement::PRE:
+        k.add_scaled(to, got, a.residual_scale, D);
+        apply_norm(m, k, w.norms[1], to, input(t));
+        break;
+      case Placement::POST:
+        k.add_scaled(to, got, a.residual_scale, D);
+        apply_norm(m, k, w.norms[0], to, to);
+        std::memcpy(input(t), to, size_t(D) * sizeof(float));
+        break;
+      case Placement::OUTPUT:
+        apply_norm(m, k, w.norms[0], got, got);
+        k.add_scaled(to, got, a.residual_scale, D);
+        std::memcpy(input(t), to, size_t(D) * sizeof(float));
+        break;
+      case Placement::SANDWICH:
+        apply_norm(m, k, w.norms[1], got, got);
+        k.add_scaled(to, got, a.residual_scale, D);
+        apply_norm(m, k, w.norms[2], to, input(t));
+        break;
+      case Placement::PARALLEL: apply_norm(m, k, w.norms[1], to, input(t)); break;
+      case Placement::PARALLEL_SHARED: apply_norm(m, k, w.norms[0], to, input(t)); break;
+    }
+    prepare(t, D);
+  };
+  auto take_mlp = [&](const LayerWeights& w, int t) {
+    float *to = residual(t), *got = mlp_out + size_t(t) * Dp;
+    add_bias(k, w.down, got);
+    switch (a.placement) {
+      case Placement::PRE: k.add_scaled(to, got, a.residual_scale, D); break;
+      case Placement::POST:
+        k.add_scaled(to, got, a.residual_scale, D);
+        apply_norm(m, k, w.norms[1], to, to);
+        break;
+      case Placement::OUTPUT:
+        apply_norm(m, k, w.norms[1], got, got);
+        k.add_scaled(to, got, a.residual_scale, D);
+        break;
+      case Placement::SANDWICH:
+        apply_norm(m, k, w.norms[3], got, got);
+        k.add_scaled(to, got, a.residual_scale, D);
+        break;
+      default:
+        k.add(got, out + size_t(t) * Dp, D);
+        k.add_scaled(to, got, a.residual_scale, D);
+    }
+  };
+  auto embed = [&](int t) {
+    const Token& token = pass.tokens[size_t(t)];
+    float* to = a.embedding_size ? input(t) : residual(t);
+    int width = m.embedding.columns;
+    read_row(m.embedding.kind, m.embedding.data + size_t(token.id) * m.embedding.row_bytes, width, to);
+    if (a.embed_scale != 1.0f) k.multiply(to, a.embed_scale, width);
+    if (a.embedding_size) prepare(t, width);
+  };
+  auto place = [&](int t) {  // positions: learned ones, and the turns of each rope
+    const Token& token = pass.tokens[size_t(t)];
+    if (a.position_table) {
+      int row = int(token.position) + a.position_offset;
+      read_row(m.positions.kind, m.positions.data + size_t(row) * m.positions.row_bytes, D, input(t));
+      k.add(residual(t), input(t), D);
+    }
+    const PassRow& row = pass.rows[size_t(token.row)];
+    for (size_t r = 0; r < a.rotated.size(); ++r)
+      for (int i = 0; i < a.rotated[r] / 2; ++i) {
+        // the product is rounded to float32 as the reference's is
+        float angle = float(token.position) * row.step->frequencies[r][i];
+        size_t at = (r * T + t) * size_t(half_max) + size_t(i);
+        cos[at] = float(std::cos(double(angle))) * a.attention_factors[r];
+        sin[at] = float(std::sin(double(angle))) * a.attention_factors[r];
+      }
+  };
+  // Biases, norms and turns of the new queries and keys; keys and values go to their pages.
+  auto remember = [&](size_t layer, int t) {
+    const LayerWeights& w = m.layers[layer];
+    float *q = qkv + size_t(t) * (Qp + 2 * KVp), *key = q + Qp, *value = key + KVp;
+    add_bias(k, w.q, q), add_bias(k, w.k, key), add_bias(k, w.v, value);
+    if (a.qk_norm == QKNorm::FULL) {
+      k.norm(norm_of_heads(), q, w.q_norm.data(), nullptr, a.norm_eps, Q, q);
+      k.norm(norm_of_heads(), key, w.k_norm.data(), nullptr, a.norm_eps, KV, key);
+    } else if (a.qk_norm == QKNorm::HEAD) {
+      for (int h = 0; h < a.num_attention_heads; ++h)
+        k.norm(norm_of_heads(), q + h * a.head_dim, w.q_norm.data(), nullptr, a.norm_eps, a.head_dim, q + h * a.head_dim);
+      for (int h = 0; h < a.num_key_value_heads; ++h)
+        k.norm(norm_of_heads(), key + h * a.head_dim, w.k_norm.data(), nullptr, a.norm_eps, a.head_dim,
+               key + h * a.head_dim);
+    }
+    if (int rope = a.layers[layer].rope; rope >= 0) {
+      size_t at = (size_t(rope) * T + t) * half_max;
+      Rotation turn{a.rotated[size_t(rope)], cos + at, sin + at};
+      for (int h = 0; h < a.num_attention_heads; ++h) k.rotate(q + h * a.head_dim, turn);
+      for (int h = 0; h < a.num_key_value_heads; ++h) k.rotate(key + h * a.head_dim, turn);
+    }
+    const Token& token = pass.tokens[size_t(t)];
+    uint16_t* page = cache_.pages(pass.rows[size_t(token.row)].step->sequence)[size_t(token.position / kPage)];
+    for (int h = 0; h < a.num_key_value_heads; ++h) {
+      int head = int(layer) * a.num_key_value_heads + h;
+      k.store_key(key + h * a.head_dim, a.head_dim, page + cache_.key_offset(head), int(token.position % kPage));
+      k.store_value(value + h * a.head_dim, a.head_dim, page + cache_.value_offset(head), int(token.position % kPage));
+    }
+  };
+  auto attend = [&](size_t layer, const AttentionItem& item) {
+    const PassRow& row = pass.rows[size_t(item.row)];
+    int first = row.first + item.first_query, head = int(layer) * a.num_key_value_heads + item.head;
+    AttentionTask task;
+    task.q = qkv + size_t(first) * (Qp + 2 * KVp) + size_t(item.head) * group * a.head_dim;
+    task.q_stride = size_t(Qp + 2 * KVp);
+    task.num_queries = item.num_queries, task.group = group, task.head_dim = a.head_dim;
+    task.first_position = row.past + item.first_query;
+    task.window = a.layers[layer].window;
+    task.scale = a.score_scale, task.softcap = a.attn_softcap;
+    task.pages = cache_.pages(row.step->sequence).data();
+    task.key_offset = cache_.key_offset(head), task.value_offset = cache_.value_offset(head);
+    int64_t last = task.first_position + item.num_queries - 1;
+    int64_t low = task.window ? std::max<int64_t>(0, task.first_position - task.window + 1) : 0;
+    task.chunk_begin = int(low / kChunk), task.chunk_end = int(last / kChunk) + 1;
+    task.out = attention + size_t(first) * Qp + size_t(item.head) * group * a.head_dim;
+    task.out_stride = size_t(Qp);
+    // an item's queries lie together: [query][head of the group], in the room of its key/value head
+    task.stats = stats + (size_t(item.head) * T + size_t(first)) * group * 2;
+    if (item.piece >= 0) {  // one query: its heads' sums of this chunk alone
+      if (item.piece < task.chunk_begin || item.piece >= task.chunk_end) return;
+      task.chunk_begin = item.piece, task.chunk_end = item.piece + 1;
+      size_t at = size_t(first) * pass.pieces + size_t(item.piece);
+      task.out = parts + at * Q + size_t(item.head) * group * a.head_dim;
+      task.stats = part_stats + (at * a.num_attention_heads + size_t(item.head) * group) * 2;
+      return k.attend(task);
+    }
+    k.attend(task);
+    for (int i = 0; i < item.num_queries; ++i)
+      for (int h = 0; h < group; ++h)
+        k.finish(task.out + size_t(i) * Qp + size_t(h) * a.head_dim, task.stats + (size_t(i) * group + h) * 2, a.head_dim);
+  };
+  // A token's chunks, merged in order.
+  auto gather = [&](size_t layer, int t) {
+    int64_t position = pass.tokens[size_t(t)].position;
+    int window = a.layers[layer].window;
+    int begin = window ? int(std::max<int64_t>(0, position - window + 1) / kChunk) : 0, end = int(position / kChunk) + 1;
+    for (int h = 0; h < a.num_attention_heads; ++h) {
+      float* sums = attention + size_t(t) * Qp + size_t(h) * a.head_dim;
+      float running[2];
+      for (int c = begin; c < end; ++c) {
+        size_t at = size_t(t) * pass.pieces + size_t(c);
+        const float* part = parts + at * Q + size_t(h) * a.head_dim;
+        const float* its = part_stats + (at * a.num_attention_heads + size_t(h)) * 2;
+        if (c == begin) {
+          std::memcpy(sums, part, size_t(a.head_dim) * sizeof(float));
+          running[0] = its[0], running[1] = its[1];
+        } else {
+          k.merge(sums, running, part, its, a.head_dim);
+        }
+      }
+      k.finish(sums, running, a.head_dim);
+    }
+  };
+
+  const int V = a.vocab_size, Vp = round_up(V, kRows);
+  float* scores = V == Vp ? logits : s.logits.reserve(size_t(W) * Vp);
+
+  team_.run([&](int) {
+    Worker work{m, k, team_, s.claims.get()};
+    work.share(T, embed);
+    if (a.embedding_size) {
+      Product product[] = {{&m.project_in, x, size_t(Dp)}};
+      work.multiply(product, in, T);
+    }
+    work.share(T, [&](int t) {
+      if (a.embedding_size) add_bias(k, m.project_in, residual(t));
+      place(t);
+      feed_attention(0, t);
+    });
+    for (size_t layer = 0; layer < num_layers; ++layer) {
+      const LayerWeights& w = m.layers[layer];
+      const size_t stride = size_t(Qp + 2 * KVp);
+      Product into_qkv[] = {{&w.q, qkv, stride}, {&w.k, qkv + Qp, stride}, {&w.v, qkv + Qp + KVp, stride}};
+      work.multiply(into_qkv, in, T);
+      work.share(T, [&](int t) { remember(layer, t); });
+      work.share(int(pass.items.size()), [&](int i) { attend(layer, pass.items[size_t(i)]); });
+      work.share(T, [&](int t) {
+        if (pass.pieces) gather(layer, t);
+        std::memcpy(input(t), attention + size_t(t) * Qp, size_t(Q) * sizeof(float));
+        prepare(t, Q);
+      });
+      Product into_out[] = {{&w.o, out, size_t(Dp)}};
+      work.multiply(into_out, in, T);
+      work.share(T, [&](int t) { feed_mlp(w, t); });
+      Product up[] = {{&w.up, gate_up + Fp, size_t(2 * Fp)}, {&w.gate, gate_up, size_t(2 * Fp)}};
+      work.multiply({up, size_t(a.gated ? 2 : 1)}, in, T);
+      work.share(T, [&](int t) {
+        float *gate = gate_up + size_t(t) * 2 * Fp, *plain = gate + Fp;
+        add_bias(k, w.up, plain);
+        if (a.gated) add_bias(k, w.gate, gate);
+        k.activate(a.activation, a.gated ? gate : plain, a.gated ? plain : nullptr, F, input(t));
+        prepare(t, F);
+      });
+      Product into_mlp[] = {{&w.down, mlp_out, size_t(Dp)}};
+      work.multiply(into_mlp, in, T);
+      work.share(T, [&](int t) {
+        take_mlp(w, t);
+        if (layer + 1 < num_layers) feed_attention(layer + 1, t);
+      });
+    }
+    work.share(W, [&](int i) {
+      const float* from = residual(pass.wanted[size_t(i)]);
+      if (a.final_norm)
+        apply_norm(m, k, m.final_norm, from, input(i));
+      else
+        std::memcpy(input(i), from, size_t(D) * sizeof(float));
+      prepare(i, D);
+    });
+    if (a.embedding_size) {
+      const size_t stride = size_t(round_up(a.embedding_size, kRows));
+      Product product[] = {{&m.project_out, out, stride}};
+      work.multiply(product, in, W);
+      work.share(W, [&](int i) {
+        float* got = out + size_t(i) * stride;
+        add_bias(k, m.project_out, got);
+        std::memcpy(input(i), got, size_t(a.embedding_size) * sizeof(float));
+        prepare(i, a.embedding_size);
+      });
+    }
+    Product into_logits[] = {{&m.head, scores, size_t(Vp)}};
+    work.multiply(into_logits, in, W);
+    work.share(W, [&](int i) {
+      float* row = scores + size_t(i) * Vp;
+      add_bias(k, m.head, row);
+      if (a.logit_scale != 1.0f) k.multiply(row, a.logit_scale, V);
+      if (a.logit_softcap != 0.0f) k.softcap(row, a.logit_softcap, V);
+      if (scores != logits) std::memcpy(logits + size_t(i) * V, row, size_t(V) * sizeof(float));
+    });
+  });
+}
+
+NormKind Engine::norm_of_heads() const {
+  return model_->arch.norm == NormKind::RMS_PLUS_ONE ? NormKind::RMS_PLUS_ONE : NormKind::RMS;
+}
+
+void Engine::plan_attention(Pass& pass) const {
+  const Arch& a = model_->arch;
+  const int heads = a.num_key_value_heads;
+  int64_t longest = 0;
+  for (const PassRow& row : pass.rows) longest = std::max(longest, row.past + row.count);
+  // Few tokens and long pasts: chunks are shared out as well, or a thread would wait for another's row.
+  bool in_pieces = longest > kChunk && pass.tokens.size() * size_t(heads) < size_t(8 * team_.size());
+  if (in_pieces) pass.pieces = int((longest - 1) / kChunk) + 1;
+  constexpr int kQueriesTogether = 8;
+  for (size_t r = 0; r < pass.rows.size(); ++r) {
+    const PassRow& row = pass.rows[r];
+    int together = in_pieces ? 1 : kQueriesTogether;
+    for (int begin = 0; begin < row.count; begin += together) {
+      int count = std::min(together, row.count - begin);
+      for (int h = 0; h < heads; ++h)
+        if (in_pieces)
+          for (int c = 0; c <= int((row.past + begin) / kChunk); ++c) pass.items.push_back({int(r), h, begin, count, c});
+        else
+          pass.items.push_back({int(r), h, begin, count, -1});
+    }
+  }
+  // The longest items first, so that nobody is left with one at the end.
+  std::stable_sort(pass.items.begin(), pass.items.end(), [&](const AttentionItem& l, const AttentionItem& r) {
+    return pass.rows[size_t(l.row)].past + l.first_query > pass.rows[size_t(r.row)].past + r.first_query;
+  });
+}
+
+}  // namespace martlet

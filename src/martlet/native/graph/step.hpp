@@ -1,0 +1,76 @@
+// One ragged step: each row gets its next tokens, all rows together; logits come back for the places asked for.
+#pragma once
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <span>
+#include <vector>
+
+#include "cache/pages.hpp"
+#include "graph/model.hpp"
+#include "threads/pool.hpp"
+
+namespace martlet {
+
+struct RowStep {
+  int sequence;
+  std::span<const int32_t> tokens;
+  const float* const* frequencies;  // of each rope: rotated / 2 angles a position
+  bool wants_all;                   // logits of every token, or of the last alone
+};
+
+// Numbers aligned to cache lines; grows, never shrinks.
+template <class T> class Buffer {
+ public:
+  T* reserve(size_t count) {
+    if (count > size_) {
+      memory_.reset(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)));
+      if (!memory_) throw std::bad_alloc();
+      size_ = count;
+    }
+    return memory_.get();
+  }
+  T* get() const { return memory_.get(); }
+  size_t bytes() const { return size_ * sizeof(T); }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> memory_;
+  size_t size_ = 0;
+};
+
+class Engine {
+ public:
+  Engine(std::shared_ptr<const Model> model, const Kernels& kernels, int num_threads, int64_t max_pages);
+  ~Engine();
+
+  Cache& cache() { return cache_; }
+  const Model& model() const { return *model_; }
+  const Kernels& kernels() const { return kernels_; }
+  int num_threads() const { return team_.size(); }
+  size_t workspace_bytes() const;
+
+  // Logits, vocab_size a place, rows end to end. Throws std::bad_alloc if the pages do not suffice, before anything is
+  // computed: then no row has changed.
+  void step(std::span<const RowStep> rows, float* logits);
+
+ private:
+  struct Pass;
+  struct Space;
+  void run(Pass& pass, float* logits);
+  void plan_attention(Pass& pass) const;
+  NormKind norm_of_heads() const;
+
+  std::shared_ptr<const Model> model_;
+  const Kernels& kernels_;
+  Team team_;
+  Cache cache_;
+  std::unique_ptr<Space> space_;
+};
+
+constexpr int kMaxTokens = 512;  // of one pass; more are taken in turns, with the same result
+
+}  // namespace martlet

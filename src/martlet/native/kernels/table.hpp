@@ -1,0 +1,81 @@
+// What every instruction set provides, as plain functions: filled once a set by kernels/all.inc, chosen by simd/cpu.cpp.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "quant/kinds.hpp"
+
+namespace martlet {
+
+// One packed matrix: y = W x, n rows of k columns.
+struct Matrix {
+  Kind kind = Kind::F32;
+  int n = 0, k = 0;
+  const uint8_t* data = nullptr;
+  int groups() const { return (n + kRows - 1) / kRows; }
+  size_t group_bytes() const { return size_t(k + info(kind).columns - 1) / info(kind).columns * info(kind).bytes; }
+};
+
+// Rows of activations, in the forms the matrices that read them ask for. Rows lie `stride` numbers apart, `stride` a
+// multiple of 32 and not below k; numbers from k on are zero.
+struct Activations {
+  int stride = 0;
+  float* f32 = nullptr;
+  uint16_t* bf16 = nullptr;
+  int8_t* q8 = nullptr;      // x = q8 * scale, a scale for each block of 32
+  float* scale = nullptr;    // stride / 32 a row
+  int32_t* total = nullptr;  // sum of a block's q8
+  int32_t* half = nullptr;   // sum of its first 16
+};
+
+struct Rotation {
+  int rotated;       // dimensions of a head that turn; 0: none
+  const float* cos;  // rotated / 2 each
+  const float* sin;
+};
+
+// Attention of queries that lie one after the other in one sequence, over that sequence's pages.
+struct AttentionTask {
+  const float* q;            // [query][head of the group][head_dim], rows q_stride apart
+  size_t q_stride;
+  int num_queries, group, head_dim;
+  int64_t first_position;    // of query 0; query i sees positions up to first_position + i
+  int window;                // 0: all
+  float scale, softcap;      // softcap 0: none
+  const uint16_t* const* pages;  // keys and values of this head: page p holds positions 16p..16p+15
+  size_t key_offset, value_offset;  // of this layer and head inside a page, in numbers
+  int chunk_begin, chunk_end;    // chunks of kChunk positions to read
+  float* out;                // [query][head][head_dim] unnormalised sums, rows out_stride apart
+  size_t out_stride;
+  float* stats;              // [query][head][2]: largest score, sum of exponentials
+};
+constexpr int kMaxHeadDim = 1024;
+constexpr int kPage = 16;    // positions of a page: keys [head_dim][16], values [16][head_dim], bf16
+constexpr int kChunk = 256;  // positions whose softmax is taken at once
+
+enum class Act : uint8_t { SILU, GELU, GELU_TANH, RELU };
+enum class NormKind : uint8_t { RMS, RMS_PLUS_ONE, LAYER };
+
+struct Kernels {
+  const char* name;
+  // y[row][16 * group ...] of rows row_begin..row_end; y_stride numbers between rows
+  void (*matmul[kNumKinds])(const Matrix&, int group_begin, int group_end, const Activations&, int row_begin,
+                            int row_end, float* y, size_t y_stride);
+  // fills the forms that are not null, but f32, from row x of k numbers
+  void (*prepare)(const float* x, int k, const Activations& out, int row);
+  void (*norm)(NormKind, const float* x, const float* weight, const float* bias, float eps, int n, float* y);
+  void (*add_scaled)(float* x, const float* y, float scale, int n);    // x += y * scale
+  void (*add)(float* x, const float* y, int n);                        // x += y
+  void (*multiply)(float* x, float scale, int n);                      // x *= scale
+  void (*activate)(Act, const float* gate, const float* up, int n, float* y);  // act(gate) * up; up null: act(gate)
+  void (*rotate)(float* x, const Rotation&);                           // one head, pairs (d, d + rotated / 2)
+  void (*softcap)(float* x, float cap, int n);                         // cap * tanh(x / cap)
+  void (*store_key)(const float* k, int head_dim, uint16_t* page, int slot);    // into [head_dim][16]
+  void (*store_value)(const float* v, int head_dim, uint16_t* page, int slot);  // into [16][head_dim]
+  void (*attend)(const AttentionTask&);
+  // folds the sums of the next chunk into those of the chunks before it, heads rows of head_dim
+  void (*merge)(float* out, float* stats, const float* next_out, const float* next_stats, int head_dim);
+  void (*finish)(float* out, const float* stats, int head_dim);        // divides by the sum of exponentials
+};
+
+}  // namespace martlet

@@ -1,0 +1,38 @@
+// Rows of a checkpoint's tensor into packed matrices, and single rows into float32 (the plain reading of each type).
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "kernels/table.hpp"
+#include "quant/kinds.hpp"
+
+namespace martlet {
+
+struct FreeMemory {
+  void operator()(uint8_t* p) const { std::free(p); }
+};
+
+// A packed matrix and the memory it lies in.
+struct Packed {
+  Matrix matrix;
+  std::unique_ptr<uint8_t, FreeMemory> memory;
+  size_t bytes = 0;
+};
+
+// An empty matrix of `kind`, all rows zero. Throws std::invalid_argument if k does not fit the kind, std::bad_alloc.
+Packed make_packed(Kind kind, int n, int k);
+
+// Puts source row `row` into row `row` of the matrix; groups may be filled by different threads.
+void pack_row(Packed& packed, int row, const uint8_t* source);
+
+// k numbers of one row as they lie in a file.
+void read_row(Kind kind, const uint8_t* source, int k, float* out);
+
+// The source bytes of one row of a packed matrix; only for tests: pack_row undone, numbers and not bytes.
+void unpack_row(const Packed& packed, int row, float* out);
+
+// Own formats: 32 numbers to a block, scale chosen for the least squared error. k must be a multiple of 32.
+void quantize_row(Kind kind, const float* x, int k, uint8_t* out);
+
+}  // namespace martlet
