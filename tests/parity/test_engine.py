@@ -1,4 +1,4 @@
-"""The native engine against the torch backend with its keys and values rounded to bfloat16, as the engine keeps them."""
+"""The native engine against the torch backend with keys and values rounded to bfloat16, as the engine keeps them."""
 
 import numpy as np
 import pytest

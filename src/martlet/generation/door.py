@@ -253,7 +253,10 @@ def _spans_of_mask(attention_mask: Any, given: Sequence[Ids], name: str) -> list
     kind = _kind(attention_mask, "attention_mask")
     if kind == "lists":
         nested = bool(len(attention_mask)) and isinstance(attention_mask[0], Sequence | np.ndarray)
-        masks = [np.asarray(row) for row in (attention_mask if nested else [attention_mask])]
+        try:
+            masks = [np.asarray(row) for row in (attention_mask if nested else [attention_mask])]
+        except ValueError as error:  # lists in lists, of different lengths
+            raise ArgumentError("attention_mask", "each row must be a flat list of 1 and 0") from error
     else:
         array = attention_mask.detach().cpu().numpy() if kind == "torch" else attention_mask
         masks = list(array[None] if array.ndim == 1 else array)
