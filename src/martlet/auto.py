@@ -11,6 +11,8 @@ from martlet.checkpoint import HUB_KEYWORDS, open_checkpoint
 from martlet.errors import ArgumentError, MissingDependencyError
 from martlet.families import Config, load_families
 
+BACKENDS = ("torch", "native")
+
 
 class AutoConfig:
     """Config files by name; not to be made."""
@@ -75,10 +77,22 @@ class AutoModelForCausalLM:
         Hub: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`. Any other keyword
         overrides a key of config.json. `output_loading_info=True` adds a dict of lists, all empty: a tensor that is
         missing, surplus or misshapen is a WeightsError, and no weight is ever made up.
+
+        `backend` "torch" gives a torch module. "native" gives a model on the C++ engine, which generates on the CPU
+        without torch: `quantize` ("int8", "int4"), `num_threads`; UnsupportedError names what the engine cannot do.
         """
         wants_info = keywords.pop("output_loading_info", False)
-        modeling = _modeling()
-        opened, model = _load(modeling, modeling.ModelForCausalLM, name_or_path, keywords)
+        backend = keywords.pop("backend", None) or "torch"
+        if backend not in BACKENDS:
+            raise ArgumentError("backend", f"must be one of {', '.join(BACKENDS)}", found=repr(backend))
+        if backend == "native":
+            from martlet.inference import load_inference_model
+
+            config = as_config(keywords.get("config"))
+            opened, model = load_inference_model(name_or_path, {**keywords, "config": config})
+        else:
+            modeling = _modeling()
+            opened, model = _load(modeling, modeling.ModelForCausalLM, name_or_path, keywords)
         found = opened.snapshot.file("generation_config.json") if opened.gguf is None else None
         model.generation_config = _generation_config(model, found)
         lists = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from martlet.arch import Arch
-from martlet.errors import ArgumentError, FormatError, HubError
+from martlet.errors import ArgumentError, ConfigError, FormatError, HubError, UnsupportedError
 from martlet.families import Config, find_gguf_family
 from martlet.formats import open_weights
 from martlet.formats.files import read_json
@@ -24,6 +25,31 @@ logger = logging.getLogger("martlet")
 HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 SINGLE = {"safetensors": "model.safetensors", "pickle": "pytorch_model.bin"}
 INDEX = {"safetensors": "model.safetensors.index.json", "pickle": "pytorch_model.bin.index.json"}
+LOADING = ("gguf_file", "config", "trust_remote_code", "harmless_config_keys", "device_map", "use_safetensors")
+# What these ask for is what always happens: mapped loading, resumed downloads, no code run, one attention.
+FULFILLED = ("_fast_init", "low_cpu_mem_usage", "resume_download", "code_revision", "weights_only")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")  # one result, ours
+REFUSED = {
+    "load_in_8bit": "Load a GGUF file of the model.",
+    "load_in_4bit": "Load a GGUF file of the model.",
+    "quantization_config": "Load a GGUF file of the model.",
+    "ignore_mismatched_sizes": "Weights of another shape would have to be made up.",
+    "variant": "Give the folder or revision that holds the files.",
+    "state_dict": "Call load_state_dict on the model.",
+    "max_memory": "Pass device_map as a dict of module prefix to device.",
+    "offload_folder": "Weights stay memory-mapped: nothing has to be offloaded.",
+    "offload_state_dict": "Weights stay memory-mapped: nothing has to be offloaded.",
+    "offload_buffers": "Weights stay memory-mapped: nothing has to be offloaded.",
+    "tp_plan": "Models run in one process.",
+    "distributed_config": "Models run in one process.",
+    "key_mapping": "Families hold the rules for names.",
+    "from_tf": "Only PyTorch and GGUF checkpoints are read.",
+    "from_flax": "Only PyTorch and GGUF checkpoints are read.",
+    "proxies": "Set HTTPS_PROXY in the environment.",
+    "mirror": "Set HF_ENDPOINT in the environment.",
+    "adapter_kwargs": "Adapters are not read yet.",
+    "device": "Pass device_map, or call to() on the model.",
+}
 _said: set[str] = set()
 
 
@@ -66,6 +92,44 @@ class Checkpoint:
     @property
     def arch(self) -> Arch:
         return self.config.arch
+
+
+def read_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Takes out of `keywords` what says how to load; what is left names the Hub's files or keys of config.json.
+
+    Hugging Face's keywords that we fulfil by nature are dropped; those of what we do not have are errors.
+    """
+    dtype, old_dtype = keywords.pop("dtype", None), keywords.pop("torch_dtype", None)
+    if dtype is not None and old_dtype is not None and dtype != old_dtype:
+        raise ArgumentError("dtype", "torch_dtype is its old name: give one of them", found=f"{dtype}, {old_dtype}")
+    options = {key: keywords.pop(key, None) for key in LOADING}
+    options["dtype"] = next((given for given in (dtype, old_dtype) if given is not None), "auto")
+    for key in FULFILLED:
+        keywords.pop(key, None)
+    attention = keywords.pop("attn_implementation", None)
+    if attention is not None and attention not in ATTENTIONS:
+        raise ArgumentError("attn_implementation", f"must be one of {', '.join(ATTENTIONS)}", found=repr(attention))
+    for key, remedy in REFUSED.items():
+        if keywords.pop(key, None):
+            raise UnsupportedError("from_pretrained", f"{key} is not supported", remedy=remedy)
+    return options
+
+
+def check_overrides(config: Config, overrides: Mapping[str, Any]) -> None:
+    """ArgumentError for a keyword that is neither one of loading nor a key of this family's config.json."""
+    try:
+        config.arch  # noqa: B018
+    except ConfigError as error:
+        for key in overrides:
+            if error.rule.startswith(f"key {key!r} "):
+                known = [*LOADING, *HUB_KEYWORDS, "dtype", *config.to_dict()]
+                near = difflib.get_close_matches(key, [name for name in known if name != key], 1)
+                raise ArgumentError(
+                    "from_pretrained",
+                    f"{key!r} is neither a keyword nor a key of a {config.get('model_type')} config",
+                    remedy=f"Is {near[0]!r} meant?" if near else "",
+                ) from error
+        raise
 
 
 def open_checkpoint(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from martlet import arch as arch_
-from martlet.checkpoint import HUB_KEYWORDS, open_checkpoint
-from martlet.errors import ArgumentError, ConfigError, UnsupportedError
+from martlet.checkpoint import HUB_KEYWORDS, check_overrides, open_checkpoint, read_keywords
+from martlet.errors import ArgumentError
 from martlet.families import Config
 from martlet.formats.shards import save_sharded
 from martlet.nn.decoder import CausalLM, Decoder
@@ -25,31 +24,6 @@ from martlet.weights import assemble, check_tied
 
 WORDS = {dtype: word for word, dtype in STORED.items()}
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-LOADING = ("gguf_file", "config", "trust_remote_code", "harmless_config_keys", "device_map", "use_safetensors")
-# What these ask for is what always happens: mapped loading, resumed downloads, no code run, one attention.
-FULFILLED = ("_fast_init", "low_cpu_mem_usage", "resume_download", "code_revision", "weights_only")
-ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")  # one result, ours
-REFUSED = {
-    "load_in_8bit": "Load a GGUF file of the model.",
-    "load_in_4bit": "Load a GGUF file of the model.",
-    "quantization_config": "Load a GGUF file of the model.",
-    "ignore_mismatched_sizes": "Weights of another shape would have to be made up.",
-    "variant": "Give the folder or revision that holds the files.",
-    "state_dict": "Call load_state_dict on the model.",
-    "max_memory": "Pass device_map as a dict of module prefix to device.",
-    "offload_folder": "Weights stay memory-mapped: nothing has to be offloaded.",
-    "offload_state_dict": "Weights stay memory-mapped: nothing has to be offloaded.",
-    "offload_buffers": "Weights stay memory-mapped: nothing has to be offloaded.",
-    "tp_plan": "Models run in one process.",
-    "distributed_config": "Models run in one process.",
-    "key_mapping": "Families hold the rules for names.",
-    "from_tf": "Only PyTorch and GGUF checkpoints are read.",
-    "from_flax": "Only PyTorch and GGUF checkpoints are read.",
-    "proxies": "Set HTTPS_PROXY in the environment.",
-    "mirror": "Set HF_ENDPOINT in the environment.",
-    "adapter_kwargs": "Adapters are not read yet.",
-    "device": "Pass device_map, or call to() on the model.",
-}
 
 
 class Saved:
@@ -196,44 +170,6 @@ def load_model(kind: type[Model] | type[ModelForCausalLM], name_or_path: Any, ke
     fill(model, source, pieces, dtype, placed)
     model.name_or_path = str(name_or_path)
     return opened, model.eval()
-
-
-def read_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
-    """Takes out of `keywords` what says how to load; what is left names the Hub's files or keys of config.json.
-
-    Hugging Face's keywords that we fulfil by nature are dropped; those of what we do not have are errors.
-    """
-    dtype, old_dtype = keywords.pop("dtype", None), keywords.pop("torch_dtype", None)
-    if dtype is not None and old_dtype is not None and dtype != old_dtype:
-        raise ArgumentError("dtype", "torch_dtype is its old name: give one of them", found=f"{dtype}, {old_dtype}")
-    options = {key: keywords.pop(key, None) for key in LOADING}
-    options["dtype"] = next((given for given in (dtype, old_dtype) if given is not None), "auto")
-    for key in FULFILLED:
-        keywords.pop(key, None)
-    attention = keywords.pop("attn_implementation", None)
-    if attention is not None and attention not in ATTENTIONS:
-        raise ArgumentError("attn_implementation", f"must be one of {', '.join(ATTENTIONS)}", found=repr(attention))
-    for key, remedy in REFUSED.items():
-        if keywords.pop(key, None):
-            raise UnsupportedError("from_pretrained", f"{key} is not supported", remedy=remedy)
-    return options
-
-
-def check_overrides(config: Config, overrides: Mapping[str, Any]) -> None:
-    """ArgumentError for a keyword that is neither one of loading nor a key of this family's config.json."""
-    try:
-        config.arch  # noqa: B018
-    except ConfigError as error:
-        for key in overrides:
-            if error.rule.startswith(f"key {key!r} "):
-                known = [*LOADING, *HUB_KEYWORDS, "dtype", *config.to_dict()]
-                near = difflib.get_close_matches(key, [name for name in known if name != key], 1)
-                raise ArgumentError(
-                    "from_pretrained",
-                    f"{key!r} is neither a keyword nor a key of a {config.get('model_type')} config",
-                    remedy=f"Is {near[0]!r} meant?" if near else "",
-                ) from error
-        raise
 
 
 def build_model(kind: type[Model] | type[ModelForCausalLM], config: Config, keywords: dict[str, Any]) -> Any:

@@ -41,7 +41,11 @@ def load_model(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Any:
 
     with saying(f"Loading {arguments.model} ..."):
         model = AutoModelForCausalLM.from_pretrained(
-            arguments.model, device_map=arguments.device, dtype=arguments.dtype, **hub_options(arguments)
+            arguments.model,
+            device_map=arguments.device,
+            dtype=arguments.dtype,
+            backend=arguments.backend,
+            **hub_options(arguments),
         )
     config = from_file(model.generation_config, is_gguf=checkpoint.gguf is not None)
     model.generation_config = settings(arguments, config)

@@ -104,6 +104,8 @@ class TopP:
 
     def __call__(self, ids: Ids, scores: Floats) -> Floats:
         kept = in_play(scores, self.filter_value)
+        if not kept.size:
+            return scores  # all were ruled out before: the loop says so
         some = scores[kept]
         probs = softmax(some)
         budget = np.float32(1 - self.top_p)  # what the tokens left out may add up to
@@ -136,6 +138,8 @@ class MinP:
 
     def __call__(self, ids: Ids, scores: Floats) -> Floats:
         kept = in_play(scores, self.filter_value)
+        if not kept.size:
+            return scores  # all were ruled out before: the loop says so
         probs = softmax(scores[kept])
         is_out = probs < np.float32(self.min_p) * probs.max()
         if self.min_tokens_to_keep > 1:
@@ -187,6 +191,8 @@ class Typical:
 
     def __call__(self, ids: Ids, scores: Floats) -> Floats:
         kept = in_play(scores, self.filter_value)
+        if not kept.size:
+            return scores  # all were ruled out before: the loop says so
         logs = log_softmax(scores[kept])
         probs = np.exp(logs)
         with np.errstate(invalid="ignore"):
@@ -228,6 +234,8 @@ class Epsilon:
 
     def __call__(self, ids: Ids, scores: Floats) -> Floats:
         kept = in_play(scores, self.filter_value)
+        if not kept.size:
+            return scores  # all were ruled out before: the loop says so
         some = scores[kept]
         return cut_below(scores, kept, softmax(some), np.float32(self.epsilon), self)
 
@@ -247,6 +255,8 @@ class Eta:
 
     def __call__(self, ids: Ids, scores: Floats) -> Floats:
         kept = in_play(scores, self.filter_value)
+        if not kept.size:
+            return scores  # all were ruled out before: the loop says so
         some = scores[kept]
         probs, logs = softmax(some), log_softmax(some)
         with np.errstate(invalid="ignore"):

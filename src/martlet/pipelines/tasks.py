@@ -20,7 +20,14 @@ ELSEWHERE = {
     "question-answering": "Use text-generation with a chat model.",
 }
 HUB = ("cache_dir", "local_files_only", "force_download", "subfolder")
-LOADING = ("gguf_file", "use_safetensors", "attn_implementation")  # as `model_kwargs` may hold them too
+LOADING = (
+    "gguf_file",
+    "use_safetensors",
+    "attn_implementation",
+    "backend",
+    "quantize",
+    "num_threads",
+)  # as `model_kwargs` may hold them too
 OTHER_PARTS = ("feature_extractor", "image_processor", "video_processor", "processor")
 
 
