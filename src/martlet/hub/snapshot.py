@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -79,6 +79,23 @@ class Snapshot:
         top = self.root / self.subfolder
         return tuple(sorted(str(p.relative_to(top)) for p in top.rglob("*") if p.is_file()))
 
+    def folder(self, name: str) -> dict[str, Path]:
+        """The files directly in one folder of this revision, by name; all fetched."""
+        # asking for a file that cannot be leaves a note in the cache: this folder has been read whole
+        note = str(PurePosixPath(self.subfolder, name, ".listed"))
+        if self.remote is not None and _is_known_absent(self.remote, note):
+            names = tuple(n.removeprefix(f"{self.subfolder}/") for n in _cached_files(self.remote))
+        else:
+            names = self.list()
+        found = {}
+        for each in names:
+            top, _, rest = each.rpartition("/")
+            if top == name and (path := self.file(each)) is not None:
+                found[rest] = path
+        if self.remote is not None:
+            self.file(f"{name}/.listed")
+        return found
+
 
 def open_snapshot(
     name_or_path: str | os.PathLike[str],
@@ -98,6 +115,8 @@ def open_snapshot(
     """
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
+    if not name:
+        raise HubError("model", "must be named: a folder, a file or a Hub id; '' is not a Hub id")
     if path.is_dir():
         if subfolder and not (path / subfolder).is_dir():
             raise HubError(name, f"has no subfolder {subfolder!r}", found=_entries(path))
@@ -140,7 +159,7 @@ def _is_commit(revision: str) -> bool:
 
 def _fetch(name: str, remote: _Remote, filename: str) -> Path | None:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     if not remote.force or filename in remote.fetched:
         cached: Any = huggingface_hub.try_to_load_from_cache(
@@ -150,6 +169,10 @@ def _fetch(name: str, remote: _Remote, filename: str) -> Path | None:
             return _pin(remote, filename, cached)
         if cached is not None:  # the cache remembers that this revision has no such file
             return None
+    if remote.local_only or constants.HF_HUB_OFFLINE:
+        if _cached_files(remote):
+            return None  # without the network, what is cached of a revision is all there is of it
+        raise _offline(name, remote, filename)
     try:
         found = huggingface_hub.hf_hub_download(
             remote.repo,
@@ -157,16 +180,24 @@ def _fetch(name: str, remote: _Remote, filename: str) -> Path | None:
             revision=remote.revision,
             cache_dir=remote.cache_dir,
             token=remote.token,
-            local_files_only=remote.local_only,
             force_download=remote.force and filename not in remote.fetched,
         )
     except errors.LocalEntryNotFoundError as error:
-        raise _offline(name, remote, filename, error) from error
+        raise _offline(name, remote, filename) from error
     except errors.EntryNotFoundError:
         return None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise _explained(name, remote, error) from error
     return _pin(remote, filename, found)
+
+
+def _is_known_absent(remote: _Remote, filename: str) -> bool:
+    import huggingface_hub
+
+    cached: Any = huggingface_hub.try_to_load_from_cache(
+        remote.repo, filename, cache_dir=remote.cache_dir, revision=remote.revision
+    )
+    return cached is not None and not isinstance(cached, str)
 
 
 def _pin(remote: _Remote, filename: str, path: str) -> Path:
@@ -205,8 +236,8 @@ def _cached_files(remote: _Remote) -> tuple[str, ...]:
     return tuple(sorted(str(p.relative_to(top)) for p in top.rglob("*") if p.is_file())) if top.is_dir() else ()
 
 
-def _offline(name: str, remote: _Remote, filename: str, error: Exception) -> OfflineError:
-    cached = _cached_files(replace(remote))
+def _offline(name: str, remote: _Remote, filename: str) -> OfflineError:
+    cached = _cached_files(remote)
     return OfflineError(
         name,
         f"{filename} is not cached and the Hub cannot be asked",

@@ -36,6 +36,7 @@ class Files(Protocol):
 
     def file(self, filename: str) -> Path | None: ...
     def list(self) -> tuple[str, ...]: ...
+    def folder(self, name: str) -> dict[str, Path]: ...
 
 
 @dataclass
@@ -220,12 +221,10 @@ def _template_files(files: Files) -> str | dict[str, str] | None:
             templates.update(found)
         elif found is not None:
             templates["default"] = found
-    for name in files.list():
-        folder, _, rest = name.replace("\\", "/").partition("/")
-        if folder == "additional_chat_templates" and rest.endswith(".jinja") and "/" not in rest:
-            path = files.file(name)
-            if path is not None:
-                templates[rest.removesuffix(".jinja")] = _read_text(path)
+    if main is not None:  # others stand beside it only
+        for name, path in sorted(files.folder("additional_chat_templates").items()):
+            if name.endswith(".jinja"):
+                templates[name.removesuffix(".jinja")] = _read_text(path)
     if list(templates) == ["default"]:
         return templates["default"]
     return templates or None
