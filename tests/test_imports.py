@@ -6,10 +6,21 @@ import sys
 import martlet
 
 HEAVY = ("torch", "transformers", "huggingface_hub", "tokenizers", "jinja2")
-NAMES = (
-    "AutoConfig AutoModel AutoModelForCausalLM AutoTokenizer GenerationConfig LogitsProcessor LogitsProcessorList "
-    "StoppingCriteria StoppingCriteriaList TextIteratorStreamer TextStreamer pipeline set_seed"
-).split()
+NAMES = [
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "GenerationConfig",
+    "LogitsProcessor",
+    "LogitsProcessorList",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
+    "TextIteratorStreamer",
+    "TextStreamer",
+    "pipeline",
+    "set_seed",
+]
 
 
 def loaded_by(code: str) -> list[str]:
