@@ -149,6 +149,26 @@ def _check_row(row: Any, is_split: bool, subject: str) -> None:
         raise ArgumentError(subject, f"must be {kind}, or a pair of them", found=f"{type(part).__name__}: {part!r:.60}")
 
 
+def _explained(rows: Rows, problem: Exception) -> Exception:
+    """The backend calls a text that is not Unicode no text at all."""
+    pending: list[Any] = list(rows.inputs)
+    while pending:
+        part = pending.pop()
+        if isinstance(part, (list, tuple)):
+            pending.extend(part)
+        elif isinstance(part, str):
+            try:
+                part.encode("utf-8")
+            except UnicodeEncodeError as wrong:
+                return TokenizerError(
+                    "text",
+                    "must be Unicode text, without lone surrogates",
+                    found=f"a surrogate at position {wrong.start}",
+                    remedy="Decode its bytes with errors='replace'.",
+                )
+    return problem
+
+
 def encode_rows(
     backend: tokenizers.Tokenizer, lock: RLock, rows: Rows, adds_special: bool, limits: Limits, splits_special: bool
 ) -> list[Encoding]:
@@ -165,8 +185,8 @@ def encode_rows(
                 first, second = row if _is_pair(row, rows.is_split) else (row, None)
                 return [backend.encode(first, second, rows.is_split, adds_special)]
             return backend.encode_batch(rows.inputs, rows.is_split, adds_special)
-        except (ValueError, TypeError):
-            raise
+        except (ValueError, TypeError) as problem:
+            raise _explained(rows, problem) from problem
         except Exception as problem:  # the backend raises nothing more precise
             raise TokenizerError("encoding", str(problem).strip() or type(problem).__name__) from problem
         finally:

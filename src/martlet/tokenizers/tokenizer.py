@@ -414,9 +414,9 @@ class Tokenizer:
         ids = [number.tolist() if hasattr(number, "tolist") else number for number in token_ids]
         if ids and isinstance(ids[0], (list, tuple)):
             return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in ids]
-        wrong = next((number for number in ids if not isinstance(number, int) or number < 0), None)
-        if wrong is not None:
-            raise TokenizerError("decode", "needs ids of 0 or more", found=repr(wrong))
+        wrong = [n for n in ids if not isinstance(n, int) or not 0 <= n < 2**32]
+        if wrong:
+            raise TokenizerError("decode", "needs ids from 0 to 2**32 - 1", found=repr(wrong[0]))
         text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         cleans = self.cleans_up_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
         return self.clean_up_tokenization(text) if cleans and not self.is_bpe else text
