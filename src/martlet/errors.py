@@ -21,6 +21,12 @@ MartletError
 │   ├── PromptTooLongError
 │   ├── TokenRangeError                     an id outside the vocabulary
 │   └── NonFiniteLogitsError                the model gave NaN or infinity
+├── TrainingError (RuntimeError)            a run that cannot start or go on
+│   ├── TrainingDataError (ValueError)      rows that this objective cannot learn from
+│   ├── LossError                           a loss that is not finite, or explodes; names the samples
+│   ├── CheckpointError (ValueError)        a checkpoint that is torn, or of another model or run
+│   ├── RunFolderError                      two runs in one output folder
+│   └── LostRankError                       another process of the run is gone
 ├── UnsupportedError (NotImplementedError)  a capability we name but do not have
 └── MissingDependencyError (ImportError)    an optional package is needed; says which and how to get it
 """
@@ -109,6 +115,24 @@ class TokenRangeError(GenerationError): ...
 
 
 class NonFiniteLogitsError(GenerationError): ...
+
+
+class TrainingError(MartletError, RuntimeError): ...
+
+
+class TrainingDataError(TrainingError, ValueError): ...
+
+
+class LossError(TrainingError): ...
+
+
+class CheckpointError(TrainingError, ValueError): ...
+
+
+class RunFolderError(TrainingError): ...
+
+
+class LostRankError(TrainingError): ...
 
 
 class UnsupportedError(MartletError, NotImplementedError): ...
