@@ -15,6 +15,7 @@ COMMANDS = {
     "generate": "continue a prompt, or answer it",
     "chat": "talk with a model",
     "inspect": "say what a model is and what it needs, without loading it",
+    "bench": "measure how fast a model runs here",
 }
 USAGE, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141  # exit codes; the last two are 128 + the signal's number
 

@@ -40,9 +40,10 @@ SHAPES = (
 )  # fmt: skip
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, is_optional: bool = False) -> None:
     """MODEL and where its files come from."""
-    parser.add_argument("model", metavar="MODEL", help='a folder, a .gguf file, or "org/name" on the Hugging Face Hub')
+    words = 'a folder, a .gguf file, or "org/name" on the Hugging Face Hub'
+    parser.add_argument("model", metavar="MODEL", nargs="?" if is_optional else None, help=words)
     group = parser.add_argument_group("files")
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
     group.add_argument("--subfolder", default="", help="folder of the model inside MODEL")

@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 
+#include "bind/measure.hpp"
 #include "graph/step.hpp"
 #include "simd/cpu.hpp"
 
@@ -220,6 +221,7 @@ struct BoundKernels {
 NB_MODULE(_native, m) {
   m.doc() = "The native engine. Only martlet.engine imports this.";
   m.def("available_processors", &available_processors);
+  bind_measure(m);
   m.def("instruction_sets", [] {
     std::vector<nb::tuple> out;
     for (const InstructionSet& set : instruction_sets()) out.push_back(nb::make_tuple(set.name, set.is_usable, set.needs));
