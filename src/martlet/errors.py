@@ -27,6 +27,12 @@ MartletError
 │   ├── CheckpointError (ValueError)        a checkpoint that is torn, or of another model or run
 │   ├── RunFolderError                      two runs in one output folder
 │   └── LostRankError                       another process of the run is gone
+├── DatasetError (ValueError)               data that cannot be had as asked
+│   ├── FeatureError (TypeError)            values, or columns, that do not fit their kind
+│   ├── MapError                            a function whose results do not fit together; names the rows
+│   ├── HashingError (TypeError)            a thing that a cached function uses and that cannot be hashed
+│   ├── WorkerError (RuntimeError)          a worker that died; names the rows and the reason
+│   └── CacheError (OSError)                a cache that cannot be written, or is damaged
 ├── UnsupportedError (NotImplementedError)  a capability we name but do not have
 └── MissingDependencyError (ImportError)    an optional package is needed; says which and how to get it
 """
@@ -133,6 +139,24 @@ class RunFolderError(TrainingError): ...
 
 
 class LostRankError(TrainingError): ...
+
+
+class DatasetError(MartletError, ValueError): ...
+
+
+class FeatureError(DatasetError, TypeError): ...
+
+
+class MapError(DatasetError): ...
+
+
+class HashingError(DatasetError, TypeError): ...
+
+
+class WorkerError(DatasetError, RuntimeError): ...
+
+
+class CacheError(DatasetError, OSError): ...
 
 
 class UnsupportedError(MartletError, NotImplementedError): ...

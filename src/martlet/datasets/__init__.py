@@ -1,0 +1,67 @@
+"""martlet.datasets: load, shape, stream and feed data with the code people write for `datasets`. Arrow inside."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Names and the module each lives in, imported when first used: `import martlet.datasets` loads no pyarrow.
+_MODULES = {
+    "Array2D": "features",
+    "Array3D": "features",
+    "Array4D": "features",
+    "Array5D": "features",
+    "Audio": "features",
+    "ClassLabel": "features",
+    "Column": "column",
+    "Dataset": "dataset",
+    "DatasetInfo": "info",
+    "Features": "features",
+    "Image": "features",
+    "Json": "features",
+    "LargeList": "features",
+    "List": "features",
+    "NamedSplit": "splits",
+    "Sequence": "features",
+    "Split": "splits",
+    "SplitDict": "splits",
+    "SplitInfo": "splits",
+    "Translation": "features",
+    "TranslationVariableLanguages": "features",
+    "Value": "features",
+}
+
+__all__ = sorted(_MODULES)
+
+if TYPE_CHECKING:
+    from martlet.datasets.column import Column
+    from martlet.datasets.dataset import Dataset
+    from martlet.datasets.features import (
+        Array2D,
+        Array3D,
+        Array4D,
+        Array5D,
+        Audio,
+        ClassLabel,
+        Features,
+        Image,
+        Json,
+        LargeList,
+        List,
+        Sequence,
+        Translation,
+        TranslationVariableLanguages,
+        Value,
+    )
+    from martlet.datasets.info import DatasetInfo
+    from martlet.datasets.splits import NamedSplit, Split, SplitDict, SplitInfo
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'martlet.datasets' has no attribute {name!r}")
+    value = getattr(import_module(f"martlet.datasets.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

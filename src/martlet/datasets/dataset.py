@@ -1,0 +1,333 @@
+"""Dataset: rows in Arrow, looked at by number, column or batch. Other verbs are in modules of their own."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from martlet.datasets.column import Column
+from martlet.datasets.features import Features, decodes
+from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, python_lists
+from martlet.datasets.info import DatasetInfo
+from martlet.datasets.selection import Positions, Selection, positions, span_of
+from martlet.datasets.splits import NamedSplit
+from martlet.datasets.stored import Stored
+from martlet.datasets.tables import dict_maker, open_arrow
+from martlet.errors import ArgumentError
+
+ITER_ROWS = 1000  # rows read at a time when iterating
+
+
+class Dataset:
+    """Rows with named, typed columns, in memory or mapped from files.
+
+    `ds[3]` is a row (a dict), `ds[10:20]` and `ds[[4, 2]]` are columns of lists, `ds["text"]` is a column.
+    """
+
+    def __init__(
+        self,
+        arrow_table: pa.Table | Stored,
+        info: DatasetInfo | None = None,
+        split: str | None = None,
+        indices_table: pa.Table | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        if not isinstance(arrow_table, Stored):
+            features = info.features if info is not None else None
+            arrow_table = Stored.of(arrow_table, features, key=fingerprint)
+        self._source: Any = arrow_table
+        self._selection: Selection | None = None
+        self._info = info.copy() if info is not None else DatasetInfo()
+        self._split = NamedSplit(split) if split is not None else None
+        self._form: Format = PLAIN
+        if indices_table is not None:
+            from martlet.datasets.selection import Picks
+
+            self._selection = Picks(indices_table.column(0).to_numpy().astype(np.int64))
+
+    def _like(self, source: Any, selection: Selection | None, *, form: Format | None = None) -> Dataset:
+        """A dataset of other rows or columns, with what else is known of this one."""
+        new = object.__new__(Dataset)
+        new._source, new._selection, new._split = source, selection, self._split
+        new._info = self._info.copy()
+        new._form = self._form if form is None else form
+        return new
+
+    # What is known of it
+
+    @property
+    def _stored(self) -> Stored:
+        """The rows behind the selection; runs what is still to be run."""
+        if not isinstance(self._source, Stored):
+            self._source = self._source.run()
+        return self._source
+
+    @property
+    def features(self) -> Features:
+        """The columns and their kinds."""
+        return self._stored.features
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Description, licence, sizes."""
+        self._info.features = self.features
+        return self._info
+
+    @property
+    def split(self) -> NamedSplit | None:
+        """The name of the split."""
+        return self._split
+
+    @property
+    def data(self) -> pa.Table:
+        """The Arrow table behind the rows, before selecting."""
+        return self._stored.table
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self._source.names if hasattr(self._source, "names") else self._stored.features)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows."""
+        if self._selection is not None:
+            return len(self._selection)
+        known = getattr(self._source, "num_rows", None)
+        return len(self._stored) if known is None else int(known)
+
+    @property
+    def num_columns(self) -> int:
+        """Columns."""
+        return len(self.column_names)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.num_rows, self.num_columns
+
+    @property
+    def cache_files(self) -> list[dict[str, str]]:
+        """The files that hold the rows: [{"filename": ...}]; none for rows in memory."""
+        return [{"filename": name} for name in self._stored.files]
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __bool__(self) -> bool:
+        return self.num_rows > 0
+
+    # Rows, batches, columns
+
+    def __getitem__(self, key: Any) -> Any:
+        """A row by number, columns by slice or numbers, a column by name."""
+        if isinstance(key, str):
+            if self._form.kind in ("arrow", "pandas", "polars"):
+                return self._column_at(key, slice(None))
+            return Column(self, key)
+        return self._get(key, self._form)
+
+    def __getitems__(self, keys: list[int]) -> list[Any]:
+        """Rows by numbers, as a list: what a torch DataLoader asks for."""
+        if self._form.kind is None:
+            at = self._numbers(keys)
+            return self._dicts(at, *self._named(self._form))
+        return [self[key] for key in keys]
+
+    def __iter__(self) -> Iterator[Any]:
+        form, total = self._form, self.num_rows
+        for begin in range(0, total, ITER_ROWS):
+            at = positions(begin, min(begin + ITER_ROWS, total))
+            if form.kind is None:
+                yield from self._dicts(at, *self._named(form))
+            else:
+                yield from self._formatted_rows(at, form)
+
+    def iter(self, batch_size: int, drop_last_batch: bool = False) -> Iterator[Any]:
+        """Batches of `batch_size` rows, as `ds[begin:end]` gives them."""
+        if batch_size < 1:
+            raise ArgumentError("iter()", "batch_size must be at least 1", found=batch_size)
+        total = self.num_rows
+        if drop_last_batch:
+            total -= total % batch_size
+        for begin in range(0, total, batch_size):
+            yield self._get(slice(begin, begin + batch_size), self._form)
+
+    def _get(self, key: Any, form: Format) -> Any:
+        if isinstance(key, slice | range):
+            numbers = range(*key.indices(self.num_rows)) if isinstance(key, slice) else key
+            return self._batch(self._numbers(numbers), form)
+        if isinstance(key, bool):
+            raise ArgumentError(
+                "a dataset", "is indexed by a number, a slice, numbers or a column's name", found="bool"
+            )
+        if not isinstance(key, Iterable) or getattr(key, "ndim", 1) == 0:
+            return self._row(self._number(key), form)
+        return self._batch(self._numbers(key), form)
+
+    def _number(self, key: Any) -> int:
+        try:
+            number = operator.index(key)
+        except TypeError as problem:
+            rule = "is indexed by a number, a slice, numbers or a column's name"
+            raise ArgumentError("a dataset", rule, found=type(key).__name__) from problem
+        total = self.num_rows
+        if not -total <= number < total:
+            raise IndexError(f"row {number} of a dataset of {total} rows")
+        return number + total if number < 0 else number
+
+    def _numbers(self, keys: Iterable[Any]) -> Positions:
+        total = self.num_rows
+        if isinstance(keys, range) and len(keys) and min(keys[0], keys[-1]) >= 0 and max(keys[0], keys[-1]) < total:
+            return np.arange(keys.start, keys.stop, keys.step, dtype=np.int64)
+        found = np.asarray(keys if hasattr(keys, "__len__") else list(keys))
+        if found.size == 0:
+            return np.empty(0, np.int64)
+        if found.dtype == np.bool_:
+            remedy = "np.flatnonzero(mask) gives the numbers."
+            raise ArgumentError("a dataset", "is indexed by numbers, not by a mask", found="bools", remedy=remedy)
+        if found.dtype.kind not in "iu" or found.ndim != 1:
+            raise ArgumentError("a dataset", "is indexed by a list of numbers", found=f"{found.dtype} of {found.ndim}d")
+        found = found.astype(np.int64)
+        if found.min() < -total or found.max() >= total:
+            worst = int(found.max() if found.max() >= total else found.min())
+            raise IndexError(f"row {worst} of a dataset of {total} rows")
+        return np.where(found < 0, found + total, found) if found.min() < 0 else found
+
+    def _named(self, form: Format) -> tuple[list[str], list[int]]:
+        """The columns that a format hands out, by name and by number."""
+        names = self._stored.table.column_names
+        wanted = names if form.columns is None or form.with_all else list(form.columns)
+        return wanted, [names.index(name) for name in wanted]
+
+    def _lists(self, at: Positions, names: list[str], columns: list[int]) -> list[list[Any]]:
+        """Values of rows as Python objects, decoded, a list a column."""
+        rows = self._stored.rows
+        span = span_of(self._selection, int(at[0]), int(at[-1]) + 1) if _is_run(at) else None
+        if not len(at):
+            lists: list[list[Any]] = [[] for _ in columns]
+        elif span is not None:
+            lists = rows.span(span.start, span.stop, columns)
+        else:
+            lists = rows.many(at if self._selection is None else self._selection.rows(at), columns)
+        return python_lists(lists, names, self._stored.features)
+
+    def _dicts(self, at: Positions, names: list[str], columns: list[int]) -> list[dict[str, Any]]:
+        if not names:
+            return [{} for _ in range(len(at))]
+        return dict_maker(tuple(names))(self._lists(at, names, columns))
+
+    def _table(self, at: Positions, names: list[str] | None = None) -> pa.Table:
+        """An Arrow table of rows; without a copy where they are neighbours."""
+        stored = self._stored
+        known = stored.table.column_names
+        columns = [known.index(name) for name in (known if names is None else names)]
+        span = span_of(self._selection, int(at[0]), int(at[-1]) + 1) if _is_run(at) else None
+        if span is not None:
+            return stored.rows.slice(span.start, span.stop, columns)
+        return stored.rows.take(at if self._selection is None else self._selection.rows(at), columns)
+
+    def _row(self, number: int, form: Format) -> Any:
+        stored = self._stored
+        names, columns = self._named(form)
+        if form.kind is None:
+            row = number if self._selection is None else self._selection.row(number)
+            values = stored.rows.one(row, columns)
+            out = dict(zip(names, values, strict=True))
+            return stored.features.decode_example(out) if self._decodes(names) else out
+        return next(iter(self._formatted_rows(np.array([number]), form)))
+
+    def _decodes(self, names: Iterable[str]) -> bool:
+        features = self._stored.features
+        return any(decodes(features[name]) for name in names)
+
+    def _batch(self, at: Positions, form: Format) -> Any:
+        names, columns = self._named(form)
+        if form.kind is None:
+            return dict(zip(names, self._lists(at, names, columns), strict=True))
+        if form.kind == "custom":
+            return self._transformed(dict(zip(names, self._lists(at, names, columns), strict=True)), form)
+        if form.columns is not None and form.with_all and form.kind in ("numpy", "torch"):
+            inside = list(form.columns)
+            out = format_table(self._table(at, inside), self._stored.features, form)
+            others = [name for name in names if name not in inside]
+            plain = self._lists(at, others, [columns[names.index(name)] for name in others])
+            return {**out, **dict(zip(others, plain, strict=True))}
+        return format_table(self._table(at, names), self._stored.features, form)
+
+    def _transformed(self, batch: dict[str, list[Any]], form: Format) -> Any:
+        assert form.transform is not None
+        given = batch if form.columns is None else {name: batch[name] for name in form.columns}
+        out = form.transform(given)
+        if not isinstance(out, Mapping):
+            raise ArgumentError("a transform", "must return a dict of columns", found=type(out).__name__)
+        return {**out, **{name: batch[name] for name in batch if form.with_all and name not in given}}
+
+    def _formatted_rows(self, at: Positions, form: Format) -> Iterator[Any]:
+        for number in at.tolist():
+            one = np.array([number])
+            names, columns = self._named(form)
+            if form.kind == "custom":
+                batch = dict(zip(names, self._lists(one, names, columns), strict=True))
+                yield {name: values[0] for name, values in self._transformed(batch, form).items()}
+                continue
+            inside = names if form.columns is None else list(form.columns)
+            out = format_row(self._table(one, inside), self._stored.features, form)
+            if len(inside) < len(names) and isinstance(out, dict):
+                others = [name for name in names if name not in inside]
+                plain = self._lists(one, others, [columns[names.index(name)] for name in others])
+                out.update({name: values[0] for name, values in zip(others, plain, strict=True)})
+            yield out
+
+    def _column_values(self, name: str) -> Iterator[Any]:
+        form = self._form
+        if form.kind == "custom":
+            yield from (row[name] for row in self)
+            return
+        total = self.num_rows
+        for begin in range(0, total, ITER_ROWS):
+            at = positions(begin, min(begin + ITER_ROWS, total))
+            inside = form.columns is None or name in form.columns
+            if form.kind is None or not inside:
+                yield from self._lists(at, [name], [self._stored.table.column_names.index(name)])[0]
+            else:
+                one = Format(form.kind, (name,), False, form.options, form.transform)
+                yield from (row[name] for row in self._formatted_rows(at, one))
+
+    def _column_at(self, name: str, key: Any) -> Any:
+        form = self._form
+        if form.kind == "custom":
+            return self._get(key, form)[name]
+        inside = form.columns is None or name in form.columns
+        kind = form.kind if inside else None
+        return self._get(key, Format(kind, (name,), False, form.options if inside else {}))[name]
+
+    # Made from
+
+    @classmethod
+    def from_file(
+        cls, filename: str, info: DatasetInfo | None = None, split: str | None = None, in_memory: bool = False
+    ) -> Dataset:
+        """The rows of one Arrow file, mapped into memory."""
+        table = open_arrow(filename, in_memory=in_memory)
+        stored = Stored.of(table, info.features if info else None, () if in_memory else (str(filename),))
+        return cls(stored, info, split)
+
+    def __repr__(self) -> str:
+        from martlet.datasets.display import text_of
+
+        return text_of(self)
+
+    def _repr_html_(self) -> str:
+        from martlet.datasets.display import html_of
+
+        return html_of(self)
+
+
+def _is_run(at: Positions) -> bool:
+    """Whether the positions follow one another by 1."""
+    return len(at) > 0 and int(at[-1]) - int(at[0]) == len(at) - 1 and bool((np.diff(at) == 1).all())
