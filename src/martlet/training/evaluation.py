@@ -1,0 +1,145 @@
+"""Evaluation and prediction: batches in order, predictions as arrays, the loss a mean over all supervised items."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from martlet.errors import ArgumentError, TrainingDataError
+from martlet.training.feed import Batch, Fetcher, fetched, has_length
+from martlet.training.losses import IGNORED
+from martlet.training.outputs import EvalPrediction
+
+
+@dataclass
+class EvaluationOutput:
+    predictions: Any
+    label_ids: Any
+    metrics: dict[str, float]
+
+
+def evaluation_loop(
+    trainer: Any, dataset: Any, prefix: str, ignore_keys: list[str] | None, loss_only: bool | None
+) -> EvaluationOutput:
+    """Runs the model over a dataset. `loss_only` None: unless there is a compute_metrics."""
+    args, world = trainer.args, trainer.world
+    loss_only = trainer.compute_metrics is None if loss_only is None else loss_only
+    began = time.perf_counter()
+    fetcher = trainer.fetcher(dataset, False)
+    kept: list[tuple[int, Any, Any, Any, Any]] = []  # number of the batch, logits, labels, inputs, loss of each row
+    sums = [0.0, 0.0, 0.0]  # loss, supervised items, samples
+    was_training = trainer.model.training
+    trainer.model.eval()
+    try:
+        for number, batch in _batches(fetcher, args, world):
+            loss, items, logits, labels = _one(trainer, batch, loss_only, ignore_keys)
+            if loss is not None:
+                sums[0] += loss * items
+                sums[1] += items
+            sums[2] += len(batch.samples)
+            if not loss_only or "inputs" in args.include_for_metrics or "loss" in args.include_for_metrics:
+                inputs = batch.inputs.get("input_ids") if "inputs" in args.include_for_metrics else None
+                losses = None if loss is None else np.full(len(batch.samples), loss, np.float32)
+                kept.append((number, _array(logits), _array(labels), _array(inputs), losses))
+            trainer.event("on_prediction_step")
+    finally:
+        trainer.model.train(was_training)
+    if not sums[2] and world.size == 1:
+        raise TrainingDataError(f"{prefix} dataset", "must have rows", found="none")
+    sums = world.total(sums)
+    parts = sorted((each for rank in world.gather(kept) for each in rank), key=lambda each: each[0])
+    logits, labels, inputs, losses = (_joined([each[place] for each in parts]) for place in range(1, 5))
+    metrics = _metrics(trainer, loss_only, logits, labels, inputs, losses)
+    if sums[1]:
+        metrics["loss"] = sums[0] / sums[1]
+    seconds = time.perf_counter() - began
+    metrics |= {
+        "runtime": round(seconds, 4),
+        "samples_per_second": round(sums[2] / seconds, 3),
+        "steps_per_second": round(len(parts) / seconds if parts else sums[2] / args.eval_batch_size / seconds, 3),
+    }
+    named = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": each for name, each in metrics.items()}
+    return EvaluationOutput(logits, labels, named)
+
+
+def _metrics(trainer: Any, loss_only: bool, logits: Any, labels: Any, inputs: Any, losses: Any) -> dict[str, Any]:
+    if trainer.compute_metrics is None or loss_only or logits is None or labels is None:
+        return {}
+    wanted = trainer.args.include_for_metrics
+    prediction = EvalPrediction(
+        logits, labels, inputs if "inputs" in wanted else None, losses if "loss" in wanted else None
+    )
+    found = trainer.compute_metrics(prediction)
+    if not hasattr(found, "items"):
+        raise ArgumentError("compute_metrics", "must return a dict of numbers", found=type(found).__name__)
+    return {name: each.item() if hasattr(each, "item") else each for name, each in found.items()}
+
+
+def _batches(fetcher: Fetcher, args: Any, world: Any) -> Any:
+    """This rank's batches, numbered over all ranks."""
+    size = args.eval_batch_size
+    if has_length(fetcher.dataset):
+        count = len(fetcher.dataset)
+        starts = list(enumerate(range(0, count, size)))[world.rank :: world.size]
+        keys = [(0, tuple(range(start, min(start + size, count)))) for _, start in starts]
+        yield from zip((n for n, _ in starts), fetched(fetcher, keys, args.dataloader_num_workers), strict=True)
+        return
+    rows: list[Any] = []
+    number = 0
+    for index, row in enumerate(fetcher.dataset):
+        rows.append(fetcher.reader.read(row, index))
+        if len(rows) == size:
+            if number % world.size == world.rank:
+                yield number, fetcher.batch(0, tuple(range(index - size + 1, index + 1)), rows)
+            number, rows = number + 1, []
+    if rows and number % world.size == world.rank:
+        yield number, fetcher.batch(0, tuple(range(number * size, number * size + len(rows))), rows)
+
+
+def _one(
+    trainer: Any, batch: Batch, loss_only: bool, ignore_keys: list[str] | None
+) -> tuple[float | None, int, Any, Any]:
+    inputs, objective = to_device(batch.inputs, trainer.world.device), trainer.objective
+    has_labels = not objective.needs_labels or all(name in inputs for name in objective.names)
+    items = 0
+    if has_labels:
+        inputs = objective.prepare(inputs)
+        items = objective.count(inputs)
+    loss, logits, labels = trainer.prediction_step(trainer.model, inputs, loss_only, ignore_keys)
+    if logits is not None and trainer.preprocess_logits_for_metrics is not None:
+        logits = trainer.preprocess_logits_for_metrics(logits, labels)
+    return None if loss is None or not items else float(loss), items, logits, labels
+
+
+def to_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch's tensors on the model's device."""
+    return {name: each.to(device) if isinstance(each, Tensor) else each for name, each in inputs.items()}
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
+    return tuple(_array(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Batches as one array; widths that differ are padded with -100."""
+    if not parts or parts[0] is None:
+        return None
+    if isinstance(parts[0], tuple):
+        return tuple(_joined([part[place] for part in parts]) for place in range(len(parts[0])))
+    arrays = [np.atleast_1d(part) for part in parts]
+    if len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    width = max(array.shape[1] for array in arrays)
+    out = np.full((sum(map(len, arrays)), width, *arrays[0].shape[2:]), IGNORED, arrays[0].dtype)
+    row = 0
+    for array in arrays:
+        out[row : row + len(array), : array.shape[1]] = array
+        row += len(array)
+    return out

@@ -1,0 +1,122 @@
+"""A model's weights in a checkpoint folder: written as users load them, read back bit for bit into a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from martlet.arch import tensors
+from martlet.checkpoint import open_checkpoint
+from martlet.errors import CheckpointError, MartletError
+from martlet.formats.safetensors import SafetensorsFile
+from martlet.modeling import Model, ModelForCausalLM
+from martlet.nn.load import read_tensor
+from martlet.training.statefile import read_tensor as read_copy
+from martlet.training.statefile import save_tensors
+
+PLAIN = "weights.safetensors"  # of a module that has no save_pretrained
+ADAPTER = "trainable.safetensors"  # what learns of a model with adapters, exactly
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of the names and shapes of all weights: equal for models that can take each other's."""
+    shapes = {name: list(each.shape) for name, each in sorted(model.state_dict().items())}
+    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
+
+
+def save_weights(model: Any, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Writes `model` into `folder`; `state` in place of its own weights (gathered from shards)."""
+    if _is_adapted(model):
+        model.save_pretrained(folder)
+        save_tensors(folder / ADAPTER, dict(_trainable(model)))
+    elif isinstance(model, Model | ModelForCausalLM):
+        model.save_pretrained(folder, state_dict=state)
+    elif hasattr(model, "save_pretrained") and state is None:
+        model.save_pretrained(folder)
+        save_tensors(folder / PLAIN, _distinct(model))
+    else:
+        save_tensors(folder / PLAIN, state if state is not None else _distinct(model))
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Fills `model` from what `save_weights` wrote. CheckpointError if they are another model's."""
+    with torch.no_grad():
+        if _is_adapted(model):
+            _copy(dict(_trainable(model)), folder / ADAPTER)
+        elif (folder / PLAIN).is_file():
+            _copy(_distinct(model), folder / PLAIN)
+        elif isinstance(model, Model | ModelForCausalLM):
+            _load_saved(model, folder)
+        else:
+            raise CheckpointError(str(folder), "has no weights of this kind of model", found=type(model).__name__)
+
+
+def _load_saved(model: Any, folder: Path) -> None:
+    try:
+        opened = open_checkpoint(folder)
+        source = opened.open_weights()
+        has_head = hasattr(model, "lm_head")
+        pieces = opened.locate(source, head=has_head)
+    except MartletError as problem:
+        raise CheckpointError(str(folder), "its weights cannot be read", found=str(problem)) from problem
+    own = dict(model.named_parameters(remove_duplicate=False))
+    expected = tensors(model.arch)
+    if tensors(opened.arch) != expected:
+        raise CheckpointError(
+            str(folder),
+            "must be of the same architecture as the model",
+            found=_difference(tensors(opened.arch), expected),
+        )
+    for name in expected:
+        key = name if has_head else name.removeprefix("model.")
+        if key in own and name in pieces:
+            value = pieces[name].take(read_tensor(source, pieces[name].source, own[key].dtype))
+            own[key].copy_(value)
+
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    for name in expected:
+        if found.get(name) != expected[name]:
+            return f"{name} of shape {found.get(name, 'none')} for {expected[name]}"
+    return f"surplus {sorted(set(found) - set(expected))[:3]}"
+
+
+def _copy(own: Mapping[str, Tensor], path: Path) -> None:
+    source = SafetensorsFile(path)
+    try:
+        there = {name: tuple(source.info(name).shape) for name in source.names()}
+        wanted = {name: tuple(each.shape) for name, each in own.items()}
+        if there != wanted:
+            raise CheckpointError(
+                str(path), "must be of the same architecture as the model", found=_difference(there, wanted)
+            )
+        for name, tensor in own.items():
+            tensor.copy_(read_copy(source, name))
+    finally:
+        source.close()
+
+
+def _distinct(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers, each under its first name."""
+    seen: dict[int, str] = {}
+    out = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() and tensor.data_ptr() in seen:
+            continue
+        seen[tensor.data_ptr()] = name
+        out[name] = tensor
+    return out
+
+
+def _trainable(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, each.data) for name, each in model.named_parameters() if each.requires_grad]
+
+
+def _is_adapted(model: Any) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
