@@ -169,7 +169,7 @@ class _Packer:
         if self.quantized is not None and plain is not None and columns % 32 == 0:
             whole = to_float32(raw, dtype, (raw.size // (columns * _PLAIN[dtype].itemsize), columns))
             raw = np.empty(whole.shape[0] * columns // 32 * (34 if self.quantized == "Q8_0" else 18), np.uint8)
-            native().quantize_rows(self.quantized, whole, raw, self.num_threads)
+            native().encode_rows(self.quantized, whole, raw, self.num_threads)
             dtype = self.quantized
         return native().pack(dtype, raw, rows, columns, order, self.num_threads)
 

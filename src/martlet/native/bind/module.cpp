@@ -15,6 +15,7 @@
 
 #include "bind/measure.hpp"
 #include "graph/step.hpp"
+#include "quant/encode.hpp"
 #include "simd/cpu.hpp"
 
 namespace nb = nanobind;
@@ -250,17 +251,18 @@ NB_MODULE(_native, m) {
     for (size_t r = 0; r < out.shape(0); ++r)
       read_row(kind, source.data() + r * row_bytes, int(out.shape(1)), out.data() + r * out.shape(1));
   });
-  m.def("quantize_rows", [](const std::string& type, FloatRows x,
-                            nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out, int num_threads) {
+  m.def("encode_rows", [](const std::string& type, FloatRows x,
+                          nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> out, int num_threads) {
     Kind kind = find_kind(type);
     int n = int(x.shape(0)), k = int(x.shape(1));
-    size_t row_bytes = bytes_of_row(kind, k);
+    size_t row_bytes = kind == Kind::BF16 ? size_t(k) * 2 : bytes_of_row(kind, k);
     if (out.shape(0) != row_bytes * size_t(n)) refuse("out has another size");
-    if (kind != Kind::Q8_0 && kind != Kind::Q4_0) refuse("rows are quantised to Q8_0 or Q4_0");
+    if (!is_encoded(kind)) refuse("numbers are not encoded as " + type);
+    const float* from = x.data();
+    uint8_t* to = out.data();
     nb::gil_scoped_release released;
     in_parts(n, std::max(1, num_threads), [&](int begin, int end) {
-      for (int r = begin; r < end; ++r)
-        quantize_row(kind, x.data() + size_t(r) * size_t(k), k, out.data() + size_t(r) * row_bytes);
+      for (int r = begin; r < end; ++r) encode_row(kind, from + size_t(r) * size_t(k), k, to + size_t(r) * row_bytes);
     });
   });
 

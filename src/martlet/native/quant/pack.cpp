@@ -7,36 +7,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "quant/half.hpp"
+
 namespace martlet {
 
 namespace {
-
-float half_to_float(uint16_t h) {
-  uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 0x3ff, bits;
-  if (exponent == 31) {
-    bits = sign | 0x7f800000u | (mantissa << 13);
-  } else if (exponent) {
-    bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
-  } else {
-    float small = std::ldexp(float(mantissa), -24);
-    std::memcpy(&bits, &small, 4);
-    bits |= sign;
-  }
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-
-uint16_t float_to_half(float x) {  // to nearest, ties to even
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffffu;
-  if (magnitude >= 0x7f800000u) return uint16_t(sign | 0x7c00 | (magnitude > 0x7f800000u ? 0x200 : 0));
-  if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00);
-  if (magnitude < 0x38800000u) return uint16_t(sign | uint32_t(std::nearbyint(std::ldexp(std::fabs(x), 24))));
-  uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
-  return uint16_t(sign | ((rounded - 0x38000000u) >> 13));
-}
 
 uint16_t read16(const uint8_t* p) {
   uint16_t v;
@@ -350,45 +325,6 @@ void unpack_row(const Packed& packed, int row, float* out) {
       *out++ = scale * value_of(m.kind, block.q[i]) + minimum;
     }
     p += is_super(m.kind) ? quants + (m.kind == Kind::IQ4_XS ? 16 : 32) : info(m.kind).bytes;
-  }
-}
-
-void quantize_row(Kind kind, const float* x, int k, uint8_t* out) {
-  if (kind != Kind::Q8_0 && kind != Kind::Q4_0)
-    throw std::invalid_argument(std::string("rows are quantised to Q8_0 or Q4_0; found ") + info(kind).name);
-  const float highest = kind == Kind::Q8_0 ? 127.0f : 8.0f;
-  for (int b = 0; b < k / kBlock; ++b, x += kBlock, out += info(kind).source_bytes) {
-    float extreme = 0.0f;
-    for (int i = 0; i < kBlock; ++i)
-      if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
-    // Q4_0 reaches -8 but not 8: the largest number takes the side that goes further
-    float best_scale = 0.0f, least = INFINITY;
-    const int tries = kind == Kind::Q4_0 ? 16 : 1;
-    for (int t = 0; t < tries && extreme != 0.0f; ++t) {
-      float full = kind == Kind::Q8_0 ? highest : -(highest - 0.1f * float(t));
-      float scale = half_to_float(float_to_half(extreme / full)), error = 0.0f;
-      if (scale == 0.0f) continue;
-      for (int i = 0; i < kBlock; ++i) {
-        float q = std::clamp(std::nearbyint(x[i] / scale), kind == Kind::Q8_0 ? -127.0f : -8.0f,
-                             kind == Kind::Q8_0 ? 127.0f : 7.0f);
-        error += (x[i] - q * scale) * (x[i] - q * scale);
-      }
-      if (error < least) least = error, best_scale = scale;
-    }
-    uint16_t stored = float_to_half(best_scale);
-    std::memcpy(out, &stored, 2);
-    for (int i = 0; i < kBlock; ++i) {
-      float q = best_scale == 0.0f ? 0.0f : std::nearbyint(x[i] / best_scale);
-      if (kind == Kind::Q8_0) {
-        out[2 + i] = uint8_t(int8_t(std::clamp(q, -127.0f, 127.0f)));
-      } else {
-        uint8_t nibble = uint8_t(int(std::clamp(q, -8.0f, 7.0f)) + 8);
-        if (i < 16)
-          out[2 + i] = nibble;
-        else
-          out[2 + i - 16] |= uint8_t(nibble << 4);
-      }
-    }
   }
 }
 

@@ -32,7 +32,4 @@ void read_row(Kind kind, const uint8_t* source, int k, float* out);
 // The source bytes of one row of a packed matrix; only for tests: pack_row undone, numbers and not bytes.
 void unpack_row(const Packed& packed, int row, float* out);
 
-// Own formats: 32 numbers to a block, scale chosen for the least squared error. k must be a multiple of 32.
-void quantize_row(Kind kind, const float* x, int k, uint8_t* out);
-
 }  // namespace martlet
