@@ -24,6 +24,7 @@ class _Remote:
     token: str | bool | None
     local_only: bool
     force: bool
+    kind: str = "model"
     fetched: set[str] = field(default_factory=set)
     listing: tuple[str, ...] | None = None
 
@@ -106,8 +107,9 @@ def open_snapshot(
     local_files_only: bool | None = None,
     force_download: bool = False,
     subfolder: str = "",
+    kind: str = "model",
 ) -> Snapshot:
-    """The files of "org/name" on the Hub, of a folder, or a single file.
+    """The files of "org/name" on the Hub, of a folder, or a single file. `kind` is "model" or "dataset".
 
     A cached file costs no network call; `force_download` asks the Hub again. Environment variables mean what they
     mean to huggingface_hub. HubError if there is nothing by that name; OfflineError if it is not cached and the network
@@ -139,6 +141,7 @@ def open_snapshot(
         token=token,
         local_only=bool(local_files_only),
         force=force_download,
+        kind=kind,
     )
     return Snapshot(name, subfolder=subfolder, remote=remote)
 
@@ -163,7 +166,7 @@ def _fetch(name: str, remote: _Remote, filename: str) -> Path | None:
 
     if not remote.force or filename in remote.fetched:
         cached: Any = huggingface_hub.try_to_load_from_cache(
-            remote.repo, filename, cache_dir=remote.cache_dir, revision=remote.revision
+            remote.repo, filename, cache_dir=remote.cache_dir, revision=remote.revision, repo_type=remote.kind
         )
         if isinstance(cached, str):
             return _pin(remote, filename, cached)
@@ -177,6 +180,7 @@ def _fetch(name: str, remote: _Remote, filename: str) -> Path | None:
         found = huggingface_hub.hf_hub_download(
             remote.repo,
             filename,
+            repo_type=remote.kind,
             revision=remote.revision,
             cache_dir=remote.cache_dir,
             token=remote.token,
@@ -220,7 +224,12 @@ def _listing(name: str, remote: _Remote) -> tuple[str, ...]:
             return _cached_files(remote)
         try:
             api = huggingface_hub.HfApi(token=remote.token)
-            remote.listing = tuple(sorted(api.list_repo_files(remote.repo, revision=remote.revision)))
+            if remote.kind == "dataset":  # files and the commit they are of, in one answer
+                about = api.dataset_info(remote.repo, revision=remote.revision)
+                remote.listing = tuple(sorted(sibling.rfilename for sibling in about.siblings or ()))
+                remote.revision = about.sha or remote.revision
+            else:
+                remote.listing = tuple(sorted(api.list_repo_files(remote.repo, revision=remote.revision)))
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
             raise _explained(name, remote, error) from error
     return remote.listing
@@ -229,7 +238,7 @@ def _listing(name: str, remote: _Remote) -> tuple[str, ...]:
 def _cached_files(remote: _Remote) -> tuple[str, ...]:
     from huggingface_hub import constants
 
-    folder = Path(remote.cache_dir or constants.HF_HUB_CACHE) / f"models--{remote.repo.replace('/', '--')}"
+    folder = Path(remote.cache_dir or constants.HF_HUB_CACHE) / f"{remote.kind}s--{remote.repo.replace('/', '--')}"
     ref = folder / "refs" / remote.revision
     commit = ref.read_text().strip() if ref.is_file() else remote.revision
     top = folder / "snapshots" / commit
@@ -241,7 +250,7 @@ def _offline(name: str, remote: _Remote, filename: str) -> OfflineError:
     return OfflineError(
         name,
         f"{filename} is not cached and the Hub cannot be asked",
-        found=f"in the cache: {', '.join(cached[:8]) or 'nothing of this model'}",
+        found=f"in the cache: {', '.join(cached[:8]) or f'nothing of this {remote.kind}'}",
         remedy="Run once with the network, or give the path of a local folder.",
     )
 
@@ -258,7 +267,7 @@ def _explained(name: str, remote: _Remote, error: Exception) -> HubError:
         return HubError(
             name,
             "is not on the Hub, or is private",
-            remedy="Check the name; for a private model pass token= or set HF_TOKEN; for a folder, give its path.",
+            remedy=f"Check the name; for a private {remote.kind} pass token= or set HF_TOKEN; for a folder, give its path.",
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return OfflineError(name, "the network is not to be used (HF_HUB_OFFLINE)")

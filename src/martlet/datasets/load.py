@@ -1,0 +1,236 @@
+"""`load_dataset`: names, folders and files to a Dataset in memory-mapped Arrow, or to a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import martlet
+from martlet.datasets.card import features_from_card
+from martlet.datasets.convert import convert
+from martlet.datasets.features import Features
+from martlet.datasets.files import DataFile
+from martlet.datasets.finding import (
+    Config,
+    by_split,
+    guess_splits,
+    list_folder,
+    pick,
+    read_configs,
+    resolve_all,
+)
+from martlet.datasets.slicing import as_instruction
+from martlet.datasets.sources import SOURCES, Source, make_source
+from martlet.datasets.sources.registry import ELSEWHERE, infer_kinds
+from martlet.errors import ArgumentError, DataFileError, DatasetNotFoundError, UnsupportedError
+
+
+@dataclass
+class Found:
+    """What `load_dataset` was asked for, found but not read: a format and the files of each split."""
+
+    name: str
+    config_name: str
+    source: Source
+    files: dict[str, list[DataFile]]
+    features: Features | None = None
+    description: dict[str, Any] = field(default_factory=dict)
+
+
+def load_dataset(
+    path: str,
+    name: str | None = None,
+    data_dir: str | None = None,
+    data_files: Any = None,
+    split: Any = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    features: Features | None = None,
+    download_config: Any = None,
+    download_mode: str | None = None,
+    verification_mode: Any = None,
+    keep_in_memory: bool | None = None,
+    save_infos: bool = False,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    streaming: bool = False,
+    num_proc: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    trust_remote_code: bool | None = None,
+    **config_kwargs: Any,
+) -> Any:
+    """A DatasetDict of all splits, or with `split=` a Dataset; with `streaming=True` the Iterable ones, nothing read yet.
+
+    `path` is a format ("csv", "json", "parquet", "arrow", "text", "sql", "webdataset", "imagefolder", "audiofolder")
+    with `data_files=` or `data_dir=`, a folder, or a name on the Hub. `data_files` are paths, patterns (*, **) and URLs,
+    by split if need be; they may be compressed or in archives. `split` is like "train", "train[:10%]",
+    "train[5:20]+test". Rows are converted once to Arrow in the cache, keyed by the files (path, size, time), the format
+    and its options; later calls map that. `num_proc` is the number of threads, by default one a core.
+    `on_error="skip"` leaves out rows that cannot be read and says how many. Keywords a format does not know are errors.
+    DatasetNotFoundError if there is nothing by that name; DataFileError names the file, line and column of what is broken.
+    """
+    if trust_remote_code:
+        raise UnsupportedError("trust_remote_code=True", "datasets are data: no repository's Python is run")
+    if download_mode not in (None, "reuse_dataset_if_exists", "reuse_cache_if_exists", "force_redownload"):
+        raise ArgumentError("download_mode", "must be 'reuse_dataset_if_exists' or 'force_redownload'", found=repr(download_mode))
+    found = find(path, name, data_dir, data_files, revision, token, cache_dir, storage_options, num_proc, config_kwargs, streaming)
+    if features is not None:
+        found.features = Features(features)
+    asked = None if split is None else as_instruction(split)
+    if streaming:
+        from martlet.datasets.streams import stream_found
+
+        return stream_found(found, asked)
+    from martlet.datasets.opened import open_splits
+
+    needed = list(found.files) if asked is None else asked.splits(found.files)
+    is_forced = download_mode == "force_redownload"
+    ready = convert_found(found, needed, cache_dir, is_forced=is_forced)
+    return open_splits(found, ready, asked, in_memory=bool(keep_in_memory))
+
+
+def find(
+    path: str,
+    name: str | None,
+    data_dir: str | None,
+    data_files: Any,
+    revision: str | None,
+    token: bool | str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    storage_options: Mapping[str, Any] | None,
+    num_proc: int | None,
+    options: dict[str, Any],
+    streaming: bool,
+) -> Found:
+    """The format and the files of `path`; nothing of them is read but a README and, on the Hub, the listing."""
+    storage = dict(storage_options or {})
+    path = os.fspath(path)
+    if path in SOURCES or path in ELSEWHERE:
+        source = make_source(path, options, num_threads=num_proc)
+        if path == "sql":
+            return Found(path, name or "default", source, {"train": []})
+        files = _asked_files(path, data_dir, data_files, storage)
+        return _looked(Found(path, name or "default", source, files))
+    if Path(path).expanduser().is_dir():
+        return _in_folder(str(Path(path).expanduser().absolute()), name, data_dir, data_files, storage, num_proc, options)
+    if Path(path).expanduser().is_file():
+        raise ArgumentError(
+            path,
+            "must be a format, a folder or a name on the Hub",
+            found="a file",
+            remedy=f"load_dataset({Path(path).suffix[1:] or 'text'!r}, data_files={path!r}) loads it.",
+        )
+    from martlet.datasets.hub import in_repository
+
+    return in_repository(path, name, data_dir, data_files, revision, token, cache_dir, num_proc, options, streaming)
+
+
+def _asked_files(kind: str, data_dir: str | None, data_files: Any, storage: Mapping[str, Any]) -> dict[str, list[DataFile]]:
+    if data_files is None and data_dir is None:
+        raise ArgumentError(f"load_dataset({kind!r})", "needs data_files= or data_dir=")
+    base = os.path.abspath(os.path.expanduser(data_dir)) if data_dir and "://" not in data_dir else data_dir or os.getcwd()
+    if data_files is not None:
+        return resolve_all(by_split(data_files), base, storage)
+    if "://" in base:
+        return resolve_all({"train": ["**"]}, base, storage)
+    return _guessed(base)
+
+
+def _guessed(folder: str) -> dict[str, list[DataFile]]:
+    guessed = guess_splits(list_folder(folder))
+    if not guessed:
+        raise DatasetNotFoundError(folder, "holds no files")
+    return {split: [DataFile(os.path.join(folder, path)) for path in paths] for split, paths in guessed.items()}
+
+
+def _in_folder(
+    folder: str,
+    name: str | None,
+    data_dir: str | None,
+    data_files: Any,
+    storage: Mapping[str, Any],
+    num_proc: int | None,
+    options: dict[str, Any],
+) -> Found:
+    if (Path(folder) / "dataset_dict.json").is_file() or (Path(folder) / "state.json").is_file():
+        raise ArgumentError(folder, "was written by save_to_disk", remedy=f"load_from_disk({folder!r}) reads it.")
+    config = config_of(Path(folder, "README.md"), name, data_dir, data_files, folder)
+    base = os.path.join(folder, config.data_dir) if config.data_dir else folder
+    if config.data_files is not None:
+        files = resolve_all(by_split(config.data_files), base, storage)
+    else:
+        files = _guessed(base)
+    return found_of(os.path.basename(folder), config, files, num_proc, options, folder)
+
+
+def config_of(readme: Path | None, name: str | None, data_dir: str | None, data_files: Any, where: str) -> Config:
+    """The configuration asked for: of the README, unless the call itself says which files."""
+    text = readme.read_text("utf-8", errors="replace") if readme is not None and readme.is_file() else ""
+    configs = read_configs(text, where)
+    if data_files is not None or data_dir is not None:
+        return Config(name or "default", data_files, data_dir)
+    if configs:
+        return pick(configs, name, where)
+    return Config(name or "default", None, name if name and name != "default" else None)
+
+
+def found_of(
+    name: str, config: Config, files: dict[str, list[DataFile]], num_proc: int | None, options: dict[str, Any], where: str
+) -> Found:
+    """What was found, its format told by the files' names."""
+    kind, implied = infer_kinds(files, where)
+    source = make_source(kind, {**implied, **config.options, **options}, num_threads=num_proc)
+    features = features_from_card(config.features, where) if config.features else None
+    return _looked(Found(name, config.name, source, files, features))
+
+
+def _looked(found: Found) -> Found:
+    found.files = {split: found.source.units(files) for split, files in found.files.items()}
+    empty = [split for split, files in found.files.items() if not files]
+    if empty:
+        raise DataFileError(found.name, "each split needs a file", found=f"none for {', '.join(empty)}")
+    special = found.source.look(found.files)
+    if special is not None and found.features is None:
+        found.features = special
+    return found
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A split as Arrow files with their features."""
+
+    paths: list[Path]
+    features: Features
+    num_rows: int
+
+
+def convert_found(
+    found: Found, splits: Sequence[str], cache_dir: str | os.PathLike[str] | None, *, is_forced: bool = False
+) -> dict[str, Converted]:
+    """Each split as Arrow in the cache, converted where it is not there yet."""
+    ready = {split: _converted(found, split, cache_dir, is_forced) for split in splits}
+    return ready
+
+
+def _converted(found: Found, split: str, cache_dir: str | os.PathLike[str] | None, is_forced: bool) -> Converted:
+    from martlet.datasets.opened import cached
+
+    parts = {
+        "source": found.source.kind,
+        "options": found.source.options(),
+        "features": found.features.to_dict() if found.features is not None else None,
+        "files": [file.identity() for file in found.files[split]],
+        "martlet": martlet.__version__,
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
+    return cached(
+        key,
+        lambda path: convert(found.source, found.files[split], path, found.features),
+        f"{found.source.kind} {found.name} {split}",
+        cache_dir,
+        is_forced=is_forced,
+    )

@@ -1,0 +1,306 @@
+"""CSV and TSV: cells are read as text by Arrow, and each column's type is the narrowest that all of its text has."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from martlet.datasets.files import DataFile
+from martlet.datasets.sources.json import Recoded
+from martlet.datasets.sources.source import Restart, Source, broken
+from martlet.errors import ArgumentError, DataFileError
+
+# the texts that pandas, and so Hugging Face, takes for a missing value
+MISSING = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+TRUE, FALSE = pa.array(["True", "TRUE", "true"]), pa.array(["False", "FALSE", "false"])
+MAX_CELL_BYTES = 64 << 20
+
+
+@dataclass
+class Csv(Source):
+    """Rows of separated text. The options are pandas' `read_csv` ones, as in Hugging Face's loader."""
+
+    kind = "csv"
+    sep: str = ","
+    delimiter: str | None = None
+    header: int | str | None = "infer"
+    names: Sequence[str] | None = None
+    column_names: Sequence[str] | None = None
+    usecols: Sequence[int] | Sequence[str] | None = None
+    quotechar: str = '"'
+    quoting: int = csv.QUOTE_MINIMAL
+    doublequote: bool = True
+    escapechar: str | None = None
+    encoding: str | None = None
+    encoding_errors: str | None = None
+    skiprows: int = 0
+    nrows: int | None = None
+    na_values: str | Sequence[str] | None = None
+    keep_default_na: bool = True
+    na_filter: bool = True
+    skip_blank_lines: bool = True
+    decimal: str = "."
+    on_bad_lines: str = "error"
+    chunksize: int | None = None  # accepted: blocks are ours
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sep = self.delimiter or self.sep
+        self.names = self.column_names or self.names
+        if len(self.sep) != 1:
+            raise ArgumentError("sep", "must be one character", found=repr(self.sep))
+        if self.header not in ("infer", None) and not isinstance(self.header, int):
+            raise ArgumentError("header", "must be 'infer', None or the number of a row", found=repr(self.header))
+        if self.on_bad_lines not in ("error", "warn", "skip"):
+            raise ArgumentError("on_bad_lines", "must be 'error', 'warn' or 'skip'", found=repr(self.on_bad_lines))
+        if self.on_bad_lines != "error":
+            self.on_error = "skip"
+
+    def tables(self, file: DataFile) -> Iterator[pa.Table]:
+        import pyarrow.csv as pac
+
+        names, num_skipped = self._header(file)
+        wanted = self._wanted(names)
+        kinds: dict[str, pa.DataType] = {}
+        left = self.nrows
+        with file.open() as stream:
+            try:
+                reader = pac.open_csv(
+                    _arrow_stream(stream, self.encoding, self.encoding_errors, file),
+                    read_options=pac.ReadOptions(
+                        column_names=names, skip_rows=num_skipped, block_size=4 << 20, use_threads=self.num_threads != 1
+                    ),
+                    parse_options=self._parse_options(file, len(names)),
+                    convert_options=pac.ConvertOptions(
+                        column_types={name: pa.string() for name in names},
+                        include_columns=wanted if wanted != names else None,
+                        null_values=self._missing(),
+                        strings_can_be_null=True,
+                        quoted_strings_can_be_null=True,
+                    ),
+                )
+                for batch in reader:
+                    if left is not None:
+                        batch = batch.slice(0, left)
+                        left -= batch.num_rows
+                    if batch.num_rows:
+                        yield self._typed(batch, kinds)
+                    if left == 0:
+                        return
+            except pa.ArrowInvalid as problem:
+                if "Empty CSV" in str(problem):
+                    return
+                raise self._explained(file, names, num_skipped, str(problem)) from problem
+
+    def _header(self, file: DataFile) -> tuple[list[str], int]:
+        """Column names, and how many lines come before the first row."""
+        header = (0 if self.names is None else None) if self.header == "infer" else self.header
+        wanted_line = self.skiprows + (int(header) if header is not None else 0)
+        with file.open() as stream:
+            lines = _text_lines(file, stream, self.encoding, self.encoding_errors)
+            reader = csv.reader(lines, **self._dialect())
+            for _ in range(wanted_line):
+                next(lines, None)
+            try:
+                row = next((row for row in reader if row or not self.skip_blank_lines), None)
+            except csv.Error as problem:
+                raise broken(file, str(problem), line=wanted_line + 1) from problem
+        if row is None:
+            raise DataFileError(str(file), "must hold a header and rows", found="an empty file")
+        used = wanted_line + reader.line_num
+        if header is None:
+            return list(self.names or (str(i) for i in range(len(row)))), self.skiprows
+        return list(self.names) if self.names is not None else _distinct(file, row), used
+
+    def _wanted(self, names: list[str]) -> list[str]:
+        if self.usecols is None:
+            return names
+        chosen = {names[c] if isinstance(c, int) else c for c in self.usecols}
+        if missing := chosen - set(names):
+            raise ArgumentError("usecols", f"must name columns of the file ({', '.join(names)})", found=sorted(missing))
+        return [name for name in names if name in chosen]
+
+    def _dialect(self) -> dict[str, Any]:
+        return {
+            "delimiter": self.sep,
+            "quotechar": self.quotechar,
+            "quoting": self.quoting,
+            "doublequote": self.doublequote,
+            "escapechar": self.escapechar,
+        }
+
+    def _parse_options(self, file: DataFile, num_columns: int) -> Any:
+        import pyarrow.csv as pac
+
+        def bad(row: Any) -> str:
+            if self.on_error != "skip":
+                return "error"
+            self.leave(file, f"{row.actual_columns} fields for {num_columns} columns: {str(row.text)[:80]!r}")
+            return "skip"
+
+        return pac.ParseOptions(
+            delimiter=self.sep,
+            quote_char=False if self.quoting == csv.QUOTE_NONE else self.quotechar,
+            double_quote=self.doublequote,
+            escape_char=self.escapechar or False,
+            newlines_in_values=True,
+            ignore_empty_lines=self.skip_blank_lines,
+            invalid_row_handler=bad,
+        )
+
+    def _missing(self) -> list[str]:
+        if not self.na_filter:
+            return []
+        extra = [self.na_values] if isinstance(self.na_values, str) else list(self.na_values or ())
+        return [*(MISSING if self.keep_default_na else ()), *map(str, extra)]
+
+    def _typed(self, batch: pa.RecordBatch, kinds: dict[str, pa.DataType]) -> pa.Table:
+        columns = []
+        for name, text in zip(batch.schema.names, batch.columns, strict=True):
+            asked = self.types.get(name)
+            if asked is not None:
+                columns.append(_as(text, asked, self.decimal))
+                continue
+            known = kinds.get(name)
+            column = text if known is not None and pa.types.is_string(known) else _narrowest(text, self.decimal)
+            if known is not None and _needs_text(known, column.type):
+                raise Restart({name: pa.string()}, f"{name}: first {known}, then text")
+            if known is None or not pa.types.is_null(column.type):
+                kinds[name] = column.type
+            columns.append(column)
+        return pa.Table.from_arrays(columns, names=batch.schema.names)
+
+    def _explained(self, file: DataFile, names: list[str], num_skipped: int, problem: str) -> DataFileError:
+        """The first row that is not as wide as the header, found again with the file's own line numbers."""
+        with file.open() as stream:
+            lines = _text_lines(file, stream, self.encoding, self.encoding_errors)
+            for _ in range(num_skipped):
+                next(lines, None)
+            reader = csv.reader(lines, **self._dialect())
+            first = 1
+            try:
+                for row in reader:
+                    if len(row) != len(names) and (row or not self.skip_blank_lines):
+                        line = num_skipped + first
+                        what = f"{len(row)} fields for {len(names)} columns"
+                        return broken(file, what, line=line, column=min(len(row), len(names)) + 1)
+                    first = reader.line_num + 1
+            except csv.Error as error:
+                return broken(file, str(error), line=num_skipped + reader.line_num)
+        return broken(file, problem)
+
+
+def _arrow_stream(stream: IO[bytes], encoding: str | None, errors: str | None, file: DataFile) -> Any:
+    if encoding is None or encoding.lower().replace("_", "-") in ("utf-8", "utf8") and errors in (None, "strict"):
+        return stream
+    return pa.PythonFile(_File(Recoded(stream, encoding, errors or "strict", file)), "r")
+
+
+class _File:
+    """A reader with the few methods that Arrow asks a file for."""
+
+    closed = False
+
+    def __init__(self, reader: Recoded) -> None:
+        self._reader, self._rest = reader, b""
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        while len(self._rest) < num_bytes or num_bytes < 0:
+            more = self._reader.read(1 << 20)
+            if not more:
+                break
+            self._rest += more
+        end = len(self._rest) if num_bytes < 0 else num_bytes
+        data, self._rest = self._rest[:end], self._rest[end:]
+        return data
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _text_lines(file: DataFile, stream: IO[bytes], encoding: str | None, errors: str | None) -> Iterator[str]:
+    coding = "utf-8-sig" if encoding in (None, "utf-8") else encoding
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.decode(coding if number == 1 else (encoding or "utf-8"), errors or "strict")
+        except UnicodeDecodeError as error:
+            what = f"invalid {encoding or 'UTF-8'} (byte 0x{line[error.start]:02x})"
+            raise broken(file, what, line=number, column=error.start + 1, remedy="Is encoding= another one?") from error
+
+
+def _distinct(file: DataFile, names: list[str]) -> list[str]:
+    if len(set(names)) == len(names):
+        return [name if name else f"Unnamed: {i}" for i, name in enumerate(names)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    raise DataFileError(
+        str(file),
+        "must name each column once",
+        found=f"{', '.join(map(repr, twice))} more than once",
+        remedy="Pass column_names= with as many names as there are columns, and skiprows=1.",
+    )
+
+
+def _needs_text(known: pa.DataType, new: pa.DataType) -> bool:
+    """Whether two blocks of one column agree on nothing but their text."""
+    if pa.types.is_null(known) or pa.types.is_null(new) or known.equals(new):
+        return False
+    return not ({str(known), str(new)} == {"int64", "double"} or pa.types.is_string(known))
+
+
+def _narrowest(text: pa.Array, decimal: str) -> pa.Array:
+    if text.null_count == len(text):
+        return pa.nulls(len(text))
+    # Arrow words an error for every cell that is no number: a few cells are asked before all are
+    few = text.slice(0, 256).drop_null()
+    for kind in (pa.int64(), pa.uint64(), pa.float64()):
+        if len(few) and _number(few, kind, decimal) is None:
+            continue
+        number = _number(text, kind, decimal)
+        if number is not None:
+            return number
+    truth = pc.is_in(text, TRUE)
+    if pc.all(pc.or_(pc.or_(truth, pc.is_in(text, FALSE)), pc.is_null(text))).as_py():
+        return pc.if_else(pc.is_valid(text), truth, None)
+    return text
+
+
+def _number(text: pa.Array, kind: pa.DataType, decimal: str) -> pa.Array | None:
+    if decimal != "." and pa.types.is_floating(kind):
+        text = pc.replace_substring(text, decimal, ".")
+    for spelling in (text, None):
+        try:
+            if spelling is None:
+                if not pc.any(pc.match_substring_regex(text, r"^\s|\s$")).as_py():
+                    return None
+                spelling = pc.utf8_trim_whitespace(text)
+            number = spelling.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        # a number of more digits than a float holds is a name: an account, a hash
+        if pa.types.is_floating(kind) and pc.any(pc.match_substring_regex(spelling, r"^[+-]?\d{18,}$")).as_py():
+            return None
+        return number
+    return None
+
+
+def _as(text: pa.Array, kind: pa.DataType, decimal: str) -> pa.Array:
+    """Text as the type that was asked for; text itself where the asker converts it (class names, JSON)."""
+    if pa.types.is_string(kind):
+        return text
+    if pa.types.is_boolean(kind):
+        truth = pc.is_in(text, pa.concat_arrays([TRUE, pa.array(["1"])]))
+        return pc.if_else(pc.is_valid(text), truth, None)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        number = _number(text, kind, decimal)
+        return text if number is None else number
+    if pa.types.is_large_string(kind) or pa.types.is_temporal(kind):
+        return text.cast(kind)
+    return text

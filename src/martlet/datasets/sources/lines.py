@@ -1,0 +1,77 @@
+"""Files of lines: cut into blocks at line ends, so that blocks can be read on several threads, and places named."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, TypeVar
+
+from martlet.datasets.files import DataFile
+
+BLOCK_BYTES = 4 << 20
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole lines; `offset` is the place of the first byte in the unpacked file."""
+
+    data: bytes
+    offset: int
+
+
+def blocks(stream: IO[bytes], block_bytes: int = BLOCK_BYTES, separator: bytes = b"\n") -> Iterator[Block]:
+    """The stream in blocks that end with the separator (the last perhaps without). A line may be longer than a block."""
+    rest, offset = b"", 0
+    while True:
+        data = stream.read(block_bytes)
+        if not data:
+            break
+        cut = data.rfind(separator)
+        if cut < 0:
+            rest += data
+            continue
+        data = rest + data
+        cut += len(rest)
+        while len(separator) > 1 and cut > 0 and data[cut - 1 : cut] == separator[:1]:
+            cut -= 1  # in a longer run of newlines the first two separate
+        cut += len(separator)
+        yield Block(data[:cut], offset)
+        offset += cut
+        rest = data[cut:]
+    if rest:
+        yield Block(rest, offset)
+
+
+def line_number(file: DataFile, offset: int) -> int:
+    """The number, from 1, of the line that starts at a byte of the unpacked file."""
+    count = 1
+    with file.open() as stream:
+        while offset > 0:
+            data = stream.read(min(offset, 1 << 20))
+            if not data:
+                break
+            count += data.count(b"\n")
+            offset -= len(data)
+    return count
+
+
+def in_order(work: Callable[[Block], T], items: Iterator[Block], num_threads: int) -> Iterator[T]:
+    """`work` of each item on threads, results in the items' order; at most two a thread are under way."""
+    if num_threads <= 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="martlet-read") as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= 2 * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,82 @@
+"""Parquet and Arrow files: their own schema, read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from martlet.datasets.files import DataFile
+from martlet.datasets.sources.source import Source
+from martlet.datasets.tables import plain_table
+from martlet.errors import DataFileError
+
+FILE_MAGIC = b"ARROW1"  # of the Arrow file format; a stream has none
+
+
+@dataclass
+class Parquet(Source):
+    """Rows of Parquet. `columns` reads those alone; `filters` (as pyarrow's) reads the rows that pass alone."""
+
+    kind = "parquet"
+    batch_size: int | None = None
+    columns: Sequence[str] | None = None
+    filters: Any = None
+
+    def tables(self, file: DataFile) -> Iterator[pa.Table]:
+        import pyarrow.dataset as pad
+        import pyarrow.parquet as pq
+
+        with file.open() as stream:
+            try:
+                reader = pq.ParquetFile(stream, memory_map=file.is_local)
+                if self.filters is not None:
+                    asked = pq.filters_to_expression(self.filters) if isinstance(self.filters, list) else self.filters
+                for batch in reader.iter_batches(
+                    self.batch_size or 8192,
+                    columns=list(self.columns) if self.columns else None,
+                    use_threads=self.num_threads != 1,
+                ):
+                    table = pa.Table.from_batches([batch])
+                    if self.filters is not None:
+                        table = pad.dataset(table).to_table(filter=asked)
+                    yield plain_table(table)
+                if not reader.metadata.num_rows:
+                    yield plain_table(reader.schema_arrow.empty_table())
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, KeyError) as problem:
+                raise unreadable(file, "Parquet", problem) from problem
+
+
+@dataclass
+class Arrow(Source):
+    """Rows of Arrow files, of the stream format (which Hugging Face writes) or the file format."""
+
+    kind = "arrow"
+
+    def tables(self, file: DataFile) -> Iterator[pa.Table]:
+        with file.open() as stream:
+            try:
+                start = stream.read(len(FILE_MAGIC))
+                stream.seek(0)
+                if start == FILE_MAGIC:
+                    reader = pa.ipc.open_file(stream)
+                    batches: Any = (reader.get_batch(i) for i in range(reader.num_record_batches))
+                else:
+                    batches = reader = pa.ipc.open_stream(stream)
+                is_empty = True
+                for batch in batches:
+                    is_empty = False
+                    yield plain_table(pa.Table.from_batches([batch]))
+                if is_empty:
+                    yield plain_table(reader.schema.empty_table())
+            except (pa.ArrowInvalid, OSError) as problem:
+                raise unreadable(file, "Arrow", problem) from problem
+
+
+def unreadable(file: DataFile, what: str, problem: Exception) -> DataFileError:
+    if isinstance(problem, DataFileError):
+        return problem
+    reason = " ".join(str(problem).split())[:200]
+    return DataFileError(str(file), f"must be {what}", found=reason, remedy="Is it truncated?")
