@@ -8,12 +8,14 @@ MartletError
 │   ├── SafetensorsError
 │   ├── GgufError
 │   ├── PickleError                         a torch pickle that is damaged, or holds more than weights
-│   └── JsonError
+│   ├── JsonError
+│   └── DataFileError                       rows that cannot be read: names the file, line and column
 ├── WeightsError (ValueError)               tensors missing, surplus or of the wrong shape
 ├── TokenizerError (ValueError)             a tokenizer that is damaged, ambiguous or missing
 │   └── ChatTemplateError
 ├── HubError (OSError)                      files that cannot be had
-│   └── OfflineError                        ... because the network is not to be used
+│   ├── OfflineError                        ... because the network is not to be used
+│   └── DatasetNotFoundError (FileNotFoundError)   data files, or a dataset, that are not there
 ├── SaveError (OSError)                     files that cannot be written; what was there before is intact
 ├── DeviceError (ValueError)                a device that this machine does not have
 ├── GenerationError (ValueError)            a request that cannot be generated from
@@ -87,6 +89,9 @@ class PickleError(FormatError): ...
 class JsonError(FormatError): ...
 
 
+class DataFileError(FormatError): ...
+
+
 class WeightsError(MartletError, ValueError): ...
 
 
@@ -100,6 +105,9 @@ class HubError(MartletError, OSError): ...
 
 
 class OfflineError(HubError): ...
+
+
+class DatasetNotFoundError(HubError, FileNotFoundError): ...
 
 
 class SaveError(MartletError, OSError): ...

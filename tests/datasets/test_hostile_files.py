@@ -60,7 +60,9 @@ def test_a_line_number_counts_lines_inside_quotes(tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "json", "text"])
 def test_invalid_utf8(tmp_path, kind):
-    bad = {"csv": b"a,b\n1,ok\n2,\xff\xfe\n", "json": b'{"a": "ok"}\n{"a": "\xff\xfe"}\n', "text": b"ok\n\xff\xfe\n"}[kind]
+    bad = {"csv": b"a,b\n1,ok\n2,\xff\xfe\n", "json": b'{"a": "ok"}\n{"a": "\xff\xfe"}\n', "text": b"ok\n\xff\xfe\n"}[
+        kind
+    ]
     (tmp_path / "a").write_bytes(bad)
     with pytest.raises(DataFileError, match=r"(?i)utf-8.*line [23]" if kind != "csv" else "(?i)utf-?8"):
         load(kind, tmp_path / "a")

@@ -13,6 +13,7 @@ _MODULES = {
     "ClassLabel": "features",
     "Column": "column",
     "Dataset": "dataset",
+    "DatasetDict": "dataset_dict",
     "DatasetInfo": "info",
     "Features": "features",
     "Image": "features",
@@ -20,6 +21,7 @@ _MODULES = {
     "LargeList": "features",
     "List": "features",
     "NamedSplit": "splits",
+    "ReadInstruction": "slicing",
     "Sequence": "features",
     "Split": "splits",
     "SplitDict": "splits",
@@ -27,6 +29,12 @@ _MODULES = {
     "Translation": "features",
     "TranslationVariableLanguages": "features",
     "Value": "features",
+    "get_dataset_config_names": "hub",
+    "get_dataset_default_config_name": "hub",
+    "get_dataset_infos": "hub",
+    "get_dataset_split_names": "hub",
+    "list_datasets": "hub",
+    "load_dataset": "load",
 }
 
 __all__ = sorted(_MODULES)
@@ -34,6 +42,7 @@ __all__ = sorted(_MODULES)
 if TYPE_CHECKING:
     from martlet.datasets.column import Column
     from martlet.datasets.dataset import Dataset
+    from martlet.datasets.dataset_dict import DatasetDict
     from martlet.datasets.features import (
         Array2D,
         Array3D,
@@ -51,7 +60,16 @@ if TYPE_CHECKING:
         TranslationVariableLanguages,
         Value,
     )
+    from martlet.datasets.hub import (
+        get_dataset_config_names,
+        get_dataset_default_config_name,
+        get_dataset_infos,
+        get_dataset_split_names,
+        list_datasets,
+    )
     from martlet.datasets.info import DatasetInfo
+    from martlet.datasets.load import load_dataset
+    from martlet.datasets.slicing import ReadInstruction
     from martlet.datasets.splits import NamedSplit, Split, SplitDict, SplitInfo
 
 

@@ -18,7 +18,9 @@ def features_from_card(listed: Any, where: str) -> Features:
     try:
         return Features.from_dict(_fields(copy.deepcopy(listed)))
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration, MartletError) as problem:
-        raise DataFileError(where, "features: in the README must be as the Hub writes them", found=str(problem)) from problem
+        raise DataFileError(
+            where, "features: in the README must be as the Hub writes them", found=str(problem)
+        ) from problem
 
 
 def _fields(listed: Any) -> dict[str, Any]:

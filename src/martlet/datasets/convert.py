@@ -21,7 +21,9 @@ from martlet.formats.files import save_error
 MAX_RESTARTS = 200
 
 
-def convert(source: Source, files: Sequence[DataFile], path: Path, features: Features | None = None) -> tuple[Features, int]:
+def convert(
+    source: Source, files: Sequence[DataFile], path: Path, features: Features | None = None
+) -> tuple[Features, int]:
     """Write the rows of `files` to the Arrow stream `path`; the features and the number of rows.
 
     `features` fixes the columns: rows are cast to them. Without, each column has the narrowest type that holds all its
@@ -40,7 +42,7 @@ def convert(source: Source, files: Sequence[DataFile], path: Path, features: Fea
 
 
 def read_types(features: Features) -> dict[str, pa.DataType]:
-    """The Arrow types to read text columns as; kinds that encode (class names, pictures) come as they are and are cast."""
+    """The Arrow types to read text columns as; kinds that encode (class names, pictures) are cast afterwards."""
     from martlet.datasets.kinds import Value
 
     return {name: kind() for name, kind in features.items() if isinstance(kind, Value)}
@@ -87,7 +89,11 @@ class _Writing:
     def _widen(self, source: Source, wider: pa.Schema, changes: list[Change]) -> None:
         lossy = [change for change in changes if change.is_lossy]
         if lossy:
-            types = {str(c.path[0]): wider.field(c.path[0]).type for c in lossy if not isinstance(c.now, pa.BaseExtensionType)}
+            types = {
+                str(c.path[0]): wider.field(c.path[0]).type
+                for c in lossy
+                if not isinstance(c.now, pa.BaseExtensionType)
+            }
             paths = [c.path for c in lossy if isinstance(c.now, pa.BaseExtensionType)]
             raise Restart(types, "; ".join(map(str, lossy)), paths)
         if not wider.equals(self._schema):
@@ -132,7 +138,9 @@ def cast_table(table: pa.Table, features: Features) -> pa.Table:
     """The table under features: columns missing are null, values cast. FeatureError for columns that are not theirs."""
     surplus = [name for name in table.column_names if name not in features]
     if surplus:
-        raise FeatureError("features", f"must name every column ({', '.join(table.column_names)})", found=f"no {', '.join(surplus)}")
+        raise FeatureError(
+            "features", f"must name every column ({', '.join(table.column_names)})", found=f"no {', '.join(surplus)}"
+        )
     schema = features.arrow_schema
     columns = []
     for field in schema:
@@ -143,7 +151,8 @@ def cast_table(table: pa.Table, features: Features) -> pa.Table:
         try:
             chunks = [cast_array(chunk, features[field.name]) for chunk in column.chunks]
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
-            raise FeatureError(f"column {field.name!r}", f"cannot be cast to {features[field.name]!r}", found=str(problem)) from problem
+            raise FeatureError(
+                f"column {field.name!r}", f"cannot be cast to {features[field.name]!r}", found=str(problem)
+            ) from problem
         columns.append(pa.chunked_array(chunks, field.type))
     return pa.Table.from_arrays(columns, schema=schema)
-

@@ -17,7 +17,13 @@ from martlet.errors import ArgumentError, DataFileError, DatasetNotFoundError, M
 MAX_EXPANSION = 200  # bytes out of one byte in, asked only of what unpacks to more than MAX_SMALL
 MAX_SMALL = 1 << 30
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,9 @@ class DataFile:
         with _reporting(self):
             fs, path = _filesystem(self)
             info = fs.info(path)
-        tag = info.get("ETag") or info.get("etag") or info.get("blob_id") or info.get("LastModified") or info.get("mtime")
+        tag = (
+            info.get("ETag") or info.get("etag") or info.get("blob_id") or info.get("LastModified") or info.get("mtime")
+        )
         return (self.url, self.member or "", str(info.get("size")), str(tag or ""))
 
     def size(self) -> int:
@@ -248,7 +256,7 @@ def tar_members(file: DataFile) -> Iterator[tuple[str, IO[bytes]]]:
                         continue
                     inner = archive.extractfile(info)
                     assert inner is not None
-                    yield _inside(file, info.name), cast(IO[bytes], inner)
+                    yield _inside(file, info.name), inner
         except (tarfile.TarError, EOFError) as problem:
             raise _damaged(file, problem) from problem
 
@@ -259,5 +267,6 @@ def _decoded(file: DataFile, guarded: _Guarded) -> IO[bytes]:
     start = buffered.peek(6)[:6]
     kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
     if kind is None:
-        return cast(IO[bytes], buffered)
-    return io.BufferedReader(_Guarded(file, _decompressor(kind, cast(IO[bytes], buffered)), MAX_SMALL // MAX_EXPANSION), 1 << 20)
+        return buffered
+    packed = MAX_SMALL // MAX_EXPANSION
+    return io.BufferedReader(_Guarded(file, _decompressor(kind, buffered), packed), 1 << 20)

@@ -14,7 +14,15 @@ from martlet.datasets.files import DataFile
 from martlet.errors import ArgumentError, DataFileError, DatasetNotFoundError
 
 NOT_DATA = frozenset(
-    "README.md config.json dataset_info.json dataset_infos.json dummy_data.zip dataset_dict.json state.json".split()
+    [
+        "README.md",
+        "config.json",
+        "dataset_info.json",
+        "dataset_infos.json",
+        "dummy_data.zip",
+        "dataset_dict.json",
+        "state.json",
+    ]
 )
 KEYWORDS = {
     "train": ("train", "training"),
@@ -119,7 +127,9 @@ def _is_wanted(path: str, pattern: str) -> bool:
     name = posixpath.basename(path)
     if name in NOT_DATA and name != posixpath.basename(pattern):
         return False
-    return _specials(path, ".") == _specials(pattern, ".") and _specials(_folder(path), "__") == _specials(_folder(pattern), "__")
+    return _specials(path, ".") == _specials(pattern, ".") and _specials(_folder(path), "__") == _specials(
+        _folder(pattern), "__"
+    )
 
 
 def _folder(path: str) -> str:
@@ -136,7 +146,9 @@ def _nearby(pattern: str) -> str:
     return f"in {folder}: {', '.join(names)}" if names else "nothing there"
 
 
-def resolve_all(patterns: Mapping[str, Sequence[str]], base: str, storage_options: Mapping[str, Any]) -> dict[str, list[DataFile]]:
+def resolve_all(
+    patterns: Mapping[str, Sequence[str]], base: str, storage_options: Mapping[str, Any]
+) -> dict[str, list[DataFile]]:
     """The files of each split, each file once, in the order of the patterns."""
     found: dict[str, list[DataFile]] = {}
     for split, several in patterns.items():
@@ -184,7 +196,7 @@ def _in_name(path: str, words: Sequence[str]) -> bool:
 
 
 def read_configs(readme: str, where: str) -> list[Config]:
-    """The `configs:` of a dataset card's front matter; none if it has none. DataFileError for one that is not as it must be."""
+    """The `configs:` of a dataset card's front matter, none if it has none. DataFileError if damaged."""
     block = re.match(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", readme.replace("\r\n", "\n"), re.DOTALL)
     if block is None:
         return []
@@ -193,7 +205,9 @@ def read_configs(readme: str, where: str) -> list[Config]:
     try:
         card = yaml.safe_load(block[1])
     except yaml.YAMLError as problem:
-        raise DataFileError(where, "the README's front matter must be YAML", found=str(problem).split("\n")[0]) from problem
+        raise DataFileError(
+            where, "the README's front matter must be YAML", found=str(problem).split("\n")[0]
+        ) from problem
     configs = card.get("configs") if isinstance(card, Mapping) else None
     if configs is None:
         return []
@@ -205,7 +219,11 @@ def read_configs(readme: str, where: str) -> list[Config]:
 def _config(each: Any, card: Mapping[str, Any], where: str) -> Config:
     if not isinstance(each, Mapping) or not isinstance(each.get("config_name"), str):
         raise DataFileError(where, "each of configs: needs a config_name", found=repr(each)[:80])
-    rest = {name: value for name, value in each.items() if name not in ("config_name", "data_files", "data_dir", "default", "drop")}
+    rest = {
+        name: value
+        for name, value in each.items()
+        if name not in ("config_name", "data_files", "data_dir", "default", "drop")
+    }
     if each.get("data_files") is not None:
         by_split(each["data_files"])
     name = each["config_name"]
@@ -228,11 +246,13 @@ def _card_features(card: Mapping[str, Any], name: str) -> Any:
 
 
 def pick(configs: Sequence[Config], name: str | None, where: str) -> Config:
-    """The configuration asked for, or the default: the only one, or the one named or marked so. ArgumentError if none."""
+    """The configuration asked for, or the default: the only one, or the one named or marked so; else ArgumentError."""
     if name is not None:
         found = next((config for config in configs if config.name == name), None)
         if found is None:
-            raise ArgumentError(where, f"has no configuration {name!r}", found=", ".join(c.name for c in configs) or "none")
+            raise ArgumentError(
+                where, f"has no configuration {name!r}", found=", ".join(c.name for c in configs) or "none"
+            )
         return found
     if len(configs) == 1:
         return configs[0]

@@ -39,7 +39,9 @@ def in_repository(
     if any(infer_kind(group) is not None for group in files.values()):
         return found_of(path.rpartition("/")[2], config, files, num_proc, options, path)
     if revision is not None or config.data_files is not None:
-        raise DatasetNotFoundError(path, "holds no data files of a known format", found=", ".join(names[:8]) or "no files")
+        raise DatasetNotFoundError(
+            path, "holds no data files of a known format", found=", ".join(names[:8]) or "no files"
+        )
     return _from_parquet_branch(path, name, token, cache_dir, num_proc, options, streaming, names)
 
 
@@ -75,7 +77,9 @@ def _matched(names: tuple[str, ...], config: Config, where: str) -> dict[str, li
             shape = re.compile(glob_translate(pattern))
             matched = [name for name in inside if name == pattern or shape.match(name)]
             if not matched:
-                raise DatasetNotFoundError(f"{where}: {pattern}", "no file matches", found=", ".join(inside[:8]) or "no files")
+                raise DatasetNotFoundError(
+                    f"{where}: {pattern}", "no file matches", found=", ".join(inside[:8]) or "no files"
+                )
             chosen.update(dict.fromkeys(matched))
         found[split] = [top + name for name in chosen]
     return found
@@ -96,10 +100,15 @@ def _from_parquet_branch(
         made = snapshot.list()
     except HubError as problem:
         found = ", ".join(names[:8]) or "no files"
-        raise DatasetNotFoundError(path, "holds no data files, and the Hub has made no Parquet of it", found=found) from problem
+        raise DatasetNotFoundError(
+            path, "holds no data files, and the Hub has made no Parquet of it", found=found
+        ) from problem
     configs = _parquet_configs(made)
     config = pick([Config(each) for each in configs], name, path)
-    files = {split: [_file(snapshot, each, token, streaming) for each in group] for split, group in configs[config.name].items()}
+    files = {
+        split: [_file(snapshot, each, token, streaming) for each in group]
+        for split, group in configs[config.name].items()
+    }
     return found_of(path.rpartition("/")[2], config, files, num_proc, options, path)
 
 
@@ -183,12 +192,18 @@ def get_dataset_infos(
         found = _found(path, name, revision, data_files, token, options)
         splits = SplitDict({split: SplitInfo(split) for split in found.files})
         infos[name] = DatasetInfo(
-            features=found.features, dataset_name=found.name, config_name=name, builder_name=found.source.kind, splits=splits
+            features=found.features,
+            dataset_name=found.name,
+            config_name=name,
+            builder_name=found.source.kind,
+            splits=splits,
         )
     return infos
 
 
-def get_dataset_default_config_name(path: str, revision: str | None = None, token: bool | str | None = None) -> str | None:
+def get_dataset_default_config_name(
+    path: str, revision: str | None = None, token: bool | str | None = None
+) -> str | None:
     """The configuration taken when none is named; None if one must be named."""
     names = get_dataset_config_names(path, revision, None, token)
     try:
@@ -197,7 +212,9 @@ def get_dataset_default_config_name(path: str, revision: str | None = None, toke
         return None
 
 
-def _found(path: str, name: str | None, revision: str | None, data_files: Any, token: Any, options: dict[str, Any]) -> Found:
+def _found(
+    path: str, name: str | None, revision: str | None, data_files: Any, token: Any, options: dict[str, Any]
+) -> Found:
     # streaming: nothing but the listing and the README is fetched
     found = find(path, name, None, data_files, revision, token, None, None, None, options, True)
     return replace(found, config_name=name or found.config_name)

@@ -1,4 +1,4 @@
-"""Which rows `split=` asks for: "train", "train[:10%]", "train[5:20]+test", and `ReadInstruction`, their object form."""
+"""Which rows `split=` asks for: "train[:10%]", "train[5:20]+test", ..., and `ReadInstruction`, their object form."""
 
 from __future__ import annotations
 
@@ -153,7 +153,9 @@ def _parsed(text: str) -> _Part:
         raise ArgumentError("split", "must be like 'train', 'train[:10%]' or 'train[5:20]+test'", found=repr(text))
     start, stop = (None if found[name] is None else int(found[name]) for name in ("start", "stop"))
     percents = [bool(found[f"{name}_percent"]) for name in ("start", "stop") if found[name] is not None]
-    if len(set(percents)) > 1 and any(bound for bound, is_percent in zip((start, stop), percents, strict=False) if not is_percent):
+    if len(set(percents)) > 1 and any(
+        bound for bound, is_percent in zip((start, stop), percents, strict=False) if not is_percent
+    ):
         raise ArgumentError("split", "both bounds must be percents, or neither", found=repr(text))
     return _Part(found["split"], start, stop, "%" if any(percents) else "abs", found["rounding"])
 

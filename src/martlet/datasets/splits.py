@@ -17,8 +17,7 @@ class NamedSplit(str):
 
     def __new__(cls, name: str) -> NamedSplit:
         text = str(name)
-        head = text.split("[", 1)[0]
-        if not _NAME.fullmatch(head):
+        if not all(_NAME.fullmatch(part.split("[", 1)[0]) for part in text.split("+")):
             raise ArgumentError("a split", "must be named by letters, digits, '_' and '.'", found=repr(text))
         return super().__new__(cls, text)
 

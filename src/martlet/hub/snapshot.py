@@ -267,7 +267,7 @@ def _explained(name: str, remote: _Remote, error: Exception) -> HubError:
         return HubError(
             name,
             "is not on the Hub, or is private",
-            remedy=f"Check the name; for a private {remote.kind} pass token= or set HF_TOKEN; for a folder, give its path.",
+            remedy=f"Check the name; for a private {remote.kind} pass token= or set HF_TOKEN; a folder needs its path.",
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return OfflineError(name, "the network is not to be used (HF_HUB_OFFLINE)")

@@ -199,7 +199,7 @@ class Csv(Source):
 
 
 def _arrow_stream(stream: IO[bytes], encoding: str | None, errors: str | None, file: DataFile) -> Any:
-    if encoding is None or encoding.lower().replace("_", "-") in ("utf-8", "utf8") and errors in (None, "strict"):
+    if encoding is None or (encoding.lower().replace("_", "-") in ("utf-8", "utf8") and errors in (None, "strict")):
         return stream
     return pa.PythonFile(_File(Recoded(stream, encoding, errors or "strict", file)), "r")
 

@@ -1,4 +1,4 @@
-"""JSON Lines and JSON: blocks of lines parsed by Arrow on several threads; what Arrow cannot type becomes JSON columns."""
+"""JSON Lines and JSON: blocks of lines parsed by Arrow on threads; what Arrow cannot type becomes JSON columns."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ class Json(Source):
         raise broken(file, f"{problem} (rows of the block at line {line_number(file, block.offset)})")
 
     def _as_text(self, rows: list[dict[str, Any]], name: str) -> pa.Table:
-        texts = [row if not isinstance(row.get(name), (int, float)) else {**row, name: json.dumps(row[name])} for row in rows]
+        texts = [
+            row if not isinstance(row.get(name), (int, float)) else {**row, name: json.dumps(row[name])} for row in rows
+        ]
         return _arrow(_dumped(texts), self.types)
 
     def _broken(self, file: DataFile, block: Block, number: int, line: bytes, error: Exception) -> _Place:
@@ -133,7 +135,9 @@ class Json(Source):
             column, why = error.start + 1, f"invalid UTF-8 (byte 0x{line[error.start]:02x})"
         else:
             column, why = 1, str(error)
-        return _Place(broken(file, why, line=first + number, column=column), f"{why} at line {first + number}, column {column}")
+        return _Place(
+            broken(file, why, line=first + number, column=column), f"{why} at line {first + number}, column {column}"
+        )
 
     def _encoded(self, file: DataFile, block: Block, data: bytes) -> pa.Table:
         """The block with its JSON columns as text; their type is put on after Arrow has read them as strings."""
@@ -218,7 +222,7 @@ def _lacks(array: pa.Array) -> bool:
     if not pa.types.is_struct(array.type):
         return False
     if array.type.num_fields == 0:
-        return len(array) > array.null_count
+        return bool(len(array) > array.null_count)
     return any(part.null_count > array.null_count or _lacks(part) for part in array.flatten())
 
 
@@ -254,7 +258,9 @@ class Recoded:
             try:
                 text = self._decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                raise broken(self._file, f"invalid {self._encoding} (byte 0x{error.object[error.start]:02x})") from error
+                raise broken(
+                    self._file, f"invalid {self._encoding} (byte 0x{error.object[error.start]:02x})"
+                ) from error
             if text or not data:
                 return text.encode("utf-8")
 
@@ -345,4 +351,3 @@ def _rows_of(file: DataFile, value: Any) -> list[dict[str, Any]]:
             return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [value]
     raise DataFileError(str(file), "must hold rows: a list, or an object of columns", found=f"a {type(value).__name__}")
-

@@ -23,7 +23,7 @@ class Block:
 
 
 def blocks(stream: IO[bytes], block_bytes: int = BLOCK_BYTES, separator: bytes = b"\n") -> Iterator[Block]:
-    """The stream in blocks that end with the separator (the last perhaps without). A line may be longer than a block."""
+    """The stream in blocks that end with the separator (but for the last). A line may be longer than a block."""
     rest, offset = b"", 0
     while True:
         data = stream.read(block_bytes)

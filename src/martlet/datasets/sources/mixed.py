@@ -15,7 +15,7 @@ def _kind(value: Any) -> str:
         return "bool"
     if isinstance(value, (int, float)):
         return "number"
-    return {str: "text", list: "list", dict: "object"}[type(value)]
+    return "text" if isinstance(value, str) else "list" if isinstance(value, list) else "object"
 
 
 def _walk(values: list[Any], path: Path, found: list[Path], by_keys: bool) -> None:
@@ -90,5 +90,7 @@ def with_json(table: pa.Table, paths: tuple[Path, ...]) -> pa.Table:
         if path[0] in table.column_names:
             index = table.column_names.index(str(path[0]))
             kind = type_at(table.schema.field(index).type, path[1:])
-            table = table.set_column(index, table.schema.field(index).with_type(kind), fit_column(table.column(index), kind))
+            table = table.set_column(
+                index, table.schema.field(index).with_type(kind), fit_column(table.column(index), kind)
+            )
     return table

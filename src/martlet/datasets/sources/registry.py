@@ -39,8 +39,29 @@ EXTENSIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # formats Hugging Face's library reads and this one does not: named, so that the error can say so
 ELSEWHERE = frozenset(
-    "pandas conll videofolder meshfolder pdffolder niftifolder xml hdf5 eval lance tsfile iceberg vortex mmcif pdb genbank "
-    "fasta fastq harbor spark cache".split()
+    [
+        "pandas",
+        "conll",
+        "videofolder",
+        "meshfolder",
+        "pdffolder",
+        "niftifolder",
+        "xml",
+        "hdf5",
+        "eval",
+        "lance",
+        "tsfile",
+        "iceberg",
+        "vortex",
+        "mmcif",
+        "pdb",
+        "genbank",
+        "fasta",
+        "fastq",
+        "harbor",
+        "spark",
+        "cache",
+    ]
 )
 # of two endings as frequent, the later one here wins
 _FAVOURITES = (".csv", ".json", ".jsonl", ".arrow", ".parquet")
@@ -99,7 +120,9 @@ def infer_kinds(files: dict[str, list[DataFile]], where: str) -> tuple[str, dict
     kinds = [kind for kind in found.values() if kind is not None]
     if not kinds:
         names = ", ".join(sorted({file.name for group in files.values() for file in group})[:6]) or "no files"
-        raise DataFileError(where, "holds no data files of a known format", found=names, remedy="Name the format first.")
+        raise DataFileError(
+            where, "holds no data files of a known format", found=names, remedy="Name the format first."
+        )
     if any(kind != kinds[0] for kind in found.values()):
         said = ", ".join(f"{split}: {kind[0] if kind else 'unknown'}" for split, kind in found.items())
         raise DataFileError(where, "must be of one format in all splits", found=said, remedy="Pass data_files=.")

@@ -21,7 +21,9 @@ class Restart(Exception):
     `types` are columns to read as such, `json_paths` fields to keep as JSON text.
     """
 
-    def __init__(self, types: Mapping[str, pa.DataType], why: str, json_paths: Sequence[tuple[str | int, ...]] = ()) -> None:
+    def __init__(
+        self, types: Mapping[str, pa.DataType], why: str, json_paths: Sequence[tuple[str | int, ...]] = ()
+    ) -> None:
         super().__init__(why)
         self.types, self.why, self.json_paths = dict(types), why, tuple(json_paths)
 

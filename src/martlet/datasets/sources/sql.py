@@ -54,7 +54,9 @@ class Sql(Source):
         try:
             return pa.array(values, self.types.get(name))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as problem:
-            if not any(isinstance(value, (bytes, list, dict)) for value in values) and mixed_paths([{name: v} for v in values]):
+            if not any(isinstance(value, (bytes, list, dict)) for value in values) and mixed_paths(
+                [{name: v} for v in values]
+            ):
                 # SQLite's columns hold any type; the text of each is what they have in common
                 return pa.array([None if value is None else str(value) for value in values])
             raise DataFileError(f"column {name!r} of the query", "must be of one type", found=str(problem)) from problem
@@ -79,7 +81,9 @@ def _rows(
             yield found
         return
     if not hasattr(con, "cursor"):
-        raise ArgumentError("con", "must be a URI, a DB-API connection or SQLAlchemy's", found=f"a {type(con).__name__}")
+        raise ArgumentError(
+            "con", "must be a URI, a DB-API connection or SQLAlchemy's", found=f"a {type(con).__name__}"
+        )
     cursor = con.cursor()
     try:
         try:

@@ -84,9 +84,10 @@ class Text(Source):
             lines = lines.slice(0, len(lines) - 1)
         if self.keep_linebreaks:
             ended = pc.binary_join_element_wise(lines, "\n", "")
-            lines = ended if ends_whole else pa.concat_arrays([ended.slice(0, len(ended) - 1), lines.slice(len(lines) - 1)])
+            lines = (
+                ended if ends_whole else pa.concat_arrays([ended.slice(0, len(ended) - 1), lines.slice(len(lines) - 1)])
+            )
         return lines
 
     def _table(self, texts: pa.Array) -> pa.Table:
         return pa.table({next(iter(self.types), "text"): texts})
-
