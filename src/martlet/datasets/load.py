@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import martlet
 from martlet.datasets.card import features_from_card
 from martlet.datasets.convert import convert
 from martlet.datasets.features import Features
@@ -248,7 +248,7 @@ def _converted(found: Found, split: str, cache_dir: str | os.PathLike[str] | Non
         "options": found.source.options(),
         "features": found.features.to_dict() if found.features is not None else None,
         "files": [file.identity() for file in found.files[split]],
-        "martlet": martlet.__version__,
+        "martlet": sys.modules["martlet"].__version__,
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
     return cached(
