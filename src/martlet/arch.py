@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -37,6 +37,7 @@ class Activation(StrEnum):
     GELU = "gelu"  # x * Phi(x), by erf
     GELU_TANH = "gelu_tanh"  # the tanh approximation (Hendrycks & Gimpel 2016)
     RELU = "relu"
+    TANH = "tanh"  # poolers and classifiers
 
 
 class QKNorm(StrEnum):
@@ -89,9 +90,58 @@ class Layer:
     window: int = 0  # a token sees itself and window - 1 before it; 0: all
 
 
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """Shares of values dropped while training (Srivastava et al. 2014); inference knows none."""
+
+    embeddings: float = 0.0
+    attention: float = 0.0  # of the softmax's weights
+    residual: float = 0.0  # of what attention and the MLP give, before it is added
+
+
+class Task(StrEnum):
+    """What a head over the body's final states answers."""
+
+    SEQUENCE = "sequence-classification"  # a row of scores for each sequence
+    TOKEN = "token-classification"  # for each token
+    QUESTION = "question-answering"  # where an answer starts and ends
+    CHOICE = "multiple-choice"  # one score for each of several sequences
+
+
+class Reads(StrEnum):
+    """Which final states a head reads."""
+
+    EVERY = "every"
+    FIRST = "first"
+    LAST = "last"
+    POOLED = "pooled"  # the pooler's output
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A classifier: [dropout] [dense, its activation] dropout, matrix."""
+
+    task: Task
+    num_labels: int
+    reads: Reads
+    dense: Activation | None = None  # a square matrix first, and this after it
+    bias: bool = True
+    dropout: float = 0.0
+    drops_first: bool = False  # dropout before the dense matrix too
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model has besides its body."""
+
+    pooler: bool = False
+    lm_head: bool = False
+    head: Head | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arch:
-    """A decoder-only transformer, whole. Both backends, the readers and the estimates are written against this."""
+    """A transformer of one stack, whole. Both backends, the readers and the estimates are written against this."""
 
     # sizes
     vocab_size: int
@@ -113,7 +163,10 @@ class Arch:
     position_offset: int = 0  # the table's row of position 0 (OPT keeps two rows before it)
     embedding_size: int = 0  # token vectors narrower than hidden_size, with projections in and out; 0: the same
     embed_scale: float = 1.0  # multiplies token vectors
+    token_types: int = 0  # rows of a table of segments, added to token vectors; 0: none
+    embed_norm: bool = False  # a norm of the summed embeddings
     # attention
+    causal: bool = True  # a token sees those before it; False: the whole row (an encoder)
     qkv_bias: bool = False
     out_bias: bool = False  # bias of o_proj
     attn_scale: float = 0.0  # multiplies q.k; 0: head_dim ** -0.5
@@ -124,10 +177,14 @@ class Arch:
     mlp_bias: bool = False
     # out
     residual_scale: float = 1.0  # multiplies what a block adds to the residual stream
+    pooler: bool = False  # tanh(dense(first token)) beside the final states (BERT)
     tied: bool = False  # the head is the embedding table
+    head_transform: bool = False  # dense, activation and norm before the head (BERT)
     head_bias: bool = False
     logit_scale: float = 1.0  # multiplies logits
     logit_softcap: float = 0.0
+    # training
+    dropout: Dropout = field(default=Dropout(), compare=False)  # a model that drops infers as one that does not
 
     def __post_init__(self) -> None:
         counts = "vocab_size hidden_size intermediate_size num_attention_heads num_key_value_heads"
@@ -148,6 +205,8 @@ class Arch:
                 f"num_key_value_heads ({self.num_key_value_heads})",
                 remedy="Is config.json from the same checkpoint?",
             )
+        if not self.causal and any(layer.window for layer in self.layers):
+            raise ConfigError("config", "windows are supported for causal models only")
         for layer in self.layers:
             if layer.rope and layer.rope.num_rotated(self.head_dim) % 2:
                 raise ConfigError(
@@ -224,8 +283,17 @@ def linear_shapes(arch: Arch) -> Iterator[tuple[str, tuple[int, int], bool]]:
     yield "mlp.down_proj", (hidden, ffn), arch.mlp_bias
 
 
-def tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight a model of this `arch` has, in checkpoint order. A tied head is not listed."""
+def whole(arch: Arch) -> Parts:
+    """Every part of a model that predicts tokens."""
+    return Parts(pooler=arch.pooler, lm_head=True)
+
+
+def tensors(arch: Arch, parts: Parts | None = None) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of a model with these `parts` (`whole`, if not given), in checkpoint order.
+
+    A tied head is not listed.
+    """
+    parts = parts or whole(arch)
     out: dict[str, tuple[int, ...]] = {}
 
     def put_norm(name: str, size: int) -> None:
@@ -233,18 +301,25 @@ def tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
         if arch.norm is Norm.LAYER:
             out[f"{name}.bias"] = (size,)
 
+    def put_linear(name: str, rows: int, columns: int, bias: bool = True) -> None:
+        out[f"{name}.weight"] = (rows, columns)
+        if bias:
+            out[f"{name}.bias"] = (rows,)
+
     out[EMBEDDING] = (arch.vocab_size, arch.token_vector_size)
     if arch.position_table:
         out["model.embed_positions.weight"] = (arch.position_table, arch.hidden_size)
+    if arch.token_types:
+        out["model.embed_types.weight"] = (arch.token_types, arch.hidden_size)
+    if arch.embed_norm:
+        put_norm("model.embed_norm", arch.hidden_size)
     if arch.embedding_size:
         out["model.project_in.weight"] = (arch.hidden_size, arch.embedding_size)
         out["model.project_out.weight"] = (arch.embedding_size, arch.hidden_size)
     for index in range(arch.num_layers):
         prefix = f"model.layers.{index}."
         for name, shape, bias in linear_shapes(arch):
-            out[f"{prefix}{name}.weight"] = shape
-            if bias:
-                out[f"{prefix}{name}.bias"] = shape[:1]
+            put_linear(prefix + name, *shape, bias)
         if arch.qk_norm is not QKNorm.NONE:
             full = arch.qk_norm is QKNorm.FULL
             out[f"{prefix}self_attn.q_norm.weight"] = (arch.query_size if full else arch.head_dim,)
@@ -253,10 +328,21 @@ def tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
             put_norm(prefix + name, arch.hidden_size)
     if arch.final_norm:
         put_norm("model.norm", arch.hidden_size)
-    if not arch.tied:
-        out[HEAD] = (arch.vocab_size, arch.token_vector_size)
-    if arch.head_bias:
-        out["lm_head.bias"] = (arch.vocab_size,)
+    if parts.pooler:
+        put_linear("model.pooler.dense", arch.hidden_size, arch.hidden_size)
+    if parts.lm_head:
+        if arch.head_transform:
+            put_linear("lm_transform.dense", arch.token_vector_size, arch.hidden_size)
+            put_norm("lm_transform.norm", arch.token_vector_size)
+        if not arch.tied:
+            out[HEAD] = (arch.vocab_size, arch.token_vector_size)
+        if arch.head_bias:
+            out["lm_head.bias"] = (arch.vocab_size,)
+    if parts.head is not None:
+        width = arch.token_vector_size  # of the final states: OPT-350m projects them out
+        if parts.head.dense is not None:
+            put_linear("head.dense", width, width)
+        put_linear("head.out", parts.head.num_labels, width, parts.head.bias)
     return out
 
 

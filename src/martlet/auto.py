@@ -49,19 +49,24 @@ class AutoConfig:
 
 
 class AutoModel:
-    """Decoders without a head: calling one gives `last_hidden_state`."""
+    """Models without a head: calling one gives `last_hidden_state`, and an encoder's `pooler_output`."""
 
     @staticmethod
     def from_pretrained(name_or_path: str | os.PathLike[str], **keywords: Any) -> Any:
-        """The base model of "org/name", a folder or a .gguf file. Keywords are those of `AutoModelForCausalLM`."""
+        """The base model of "org/name", a folder or a .gguf file. Keywords are those of `AutoModelForCausalLM`.
+
+        `add_pooling_layer=False` leaves an encoder's pooler out, which its checkpoint may then lack.
+        """
         modeling = _modeling()
-        return _load(modeling, modeling.Model, name_or_path, keywords)[1]
+        pooler = keywords.pop("add_pooling_layer", None)
+        return _load(modeling, lambda config: modeling.base_model(config, pooler), name_or_path, keywords)[1]
 
     @staticmethod
     def from_config(config: Any, **keywords: Any) -> Any:
         """A base model with fresh random weights. Keywords are those of `AutoModelForCausalLM.from_config`."""
         modeling = _modeling()
-        return modeling.build_model(modeling.Model, as_config(config), keywords)
+        pooler = keywords.pop("add_pooling_layer", None)
+        return modeling.build_model(lambda config: modeling.base_model(config, pooler), as_config(config), keywords)
 
 
 class AutoModelForCausalLM:
@@ -92,7 +97,7 @@ class AutoModelForCausalLM:
             opened, model = load_inference_model(name_or_path, {**keywords, "config": config})
         else:
             modeling = _modeling()
-            opened, model = _load(modeling, modeling.ModelForCausalLM, name_or_path, keywords)
+            opened, model = _load(modeling, modeling.causal_model, name_or_path, keywords)
         found = opened.snapshot.file("generation_config.json") if opened.gguf is None else None
         model.generation_config = _generation_config(model, found)
         lists = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -102,13 +107,13 @@ class AutoModelForCausalLM:
     def from_config(config: Any, **keywords: Any) -> Any:
         """A language model with fresh random weights, in `dtype`; `set_seed` makes them the same again."""
         modeling = _modeling()
-        model = modeling.build_model(modeling.ModelForCausalLM, as_config(config), keywords)
+        model = modeling.build_model(modeling.causal_model, as_config(config), keywords)
         model.generation_config = _generation_config(model, None)
         return model
 
 
-def _load(modeling: Any, kind: Any, name_or_path: str | os.PathLike[str], keywords: dict[str, Any]) -> Any:
-    return modeling.load_model(kind, name_or_path, {**keywords, "config": as_config(keywords.get("config"))})
+def _load(modeling: Any, build: Any, name_or_path: str | os.PathLike[str], keywords: dict[str, Any]) -> Any:
+    return modeling.load_model(build, name_or_path, {**keywords, "config": as_config(keywords.get("config"))})
 
 
 def _generation_config(model: Any, found: Path | None) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from martlet.arch import Arch
+from martlet.arch import Arch, Parts
 from martlet.errors import ArgumentError, ConfigError, FormatError, HubError, UnsupportedError
 from martlet.families import Config, find_gguf_family
 from martlet.formats import open_weights
@@ -80,13 +80,20 @@ class Checkpoint:
             found=", ".join(self.snapshot.list()[:12]) or "no files",
         )
 
-    def locate(self, source: TensorSource, *, head: bool) -> dict[str, Piece]:
-        """Where each of our tensors lies in `source`, names and shapes checked; WeightsError if anything is off."""
+    def locate(self, source: TensorSource, parts: Parts, *, new: Collection[str] = ()) -> dict[str, Piece]:
+        """Where each of our tensors lies in `source`, names and shapes checked; WeightsError if anything is off.
+
+        Those in `new` may be missing.
+        """
         family, arch = self.config.family, self.config.arch
         names = source.names()
-        rules = family.gguf.rules if self.gguf is not None and family.gguf else family.name_rules(names)
+        if self.gguf is not None and family.gguf:
+            rules = family.gguf.rules
+        else:
+            rules = family.name_rules(names, parts.head)
         pieces = locate(names, rules, arch)
-        check(pieces, {name: source.info(name).shape for name in names}, arch, head=head)
+        shapes = {name: source.info(name).shape for name in names}
+        check(pieces, shapes, arch, parts, new=new, heads=family.head_names)
         return pieces
 
     @property
@@ -192,4 +199,4 @@ def _config_values(snapshot: Snapshot, gguf: TensorSource | None) -> dict[str, A
         return read_json(snapshot.require("config.json"))
     family = find_gguf_family(str(gguf.metadata.get("general.architecture")))
     assert family.gguf is not None
-    return {**family.gguf.config(gguf.metadata, gguf), "architectures": [family.causal_lm_class]}
+    return {**family.gguf.config(gguf.metadata, gguf), "architectures": [family.lm_class]}

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from martlet.arch import Arch
+from martlet.arch import Arch, whole
 from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, check_overrides, open_checkpoint, read_keywords
 from martlet.engine import EngineModel, EngineSession, build_engine_model
 from martlet.errors import ArgumentError, DeviceError
@@ -91,6 +91,6 @@ def load_inference_model(
     )
     check_overrides(opened.config, keywords)
     source = opened.open_weights(options["use_safetensors"])
-    pieces = opened.locate(source, head=True)
+    pieces = opened.locate(source, whole(opened.arch))
     engine = build_engine_model(opened.arch, source, pieces, **own)
     return opened, InferenceModel(opened.config, engine, str(name_or_path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from martlet import arch as arch_
-from martlet.checkpoint import HUB_KEYWORDS, check_overrides, open_checkpoint, read_keywords
-from martlet.errors import ArgumentError
+from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, check_overrides, open_checkpoint, read_keywords
+from martlet.errors import ArgumentError, UnsupportedError
 from martlet.families import Config
 from martlet.formats.shards import save_sharded
+from martlet.formats.tensors import TensorSource
 from martlet.nn.decoder import CausalLM, Decoder
 from martlet.nn.devices import STORED, find_dtype, read_device_map
-from martlet.nn.load import fill, fill_random, stored_dtype
+from martlet.nn.encoder import Encoder
+from martlet.nn.load import fill, fill_new, fill_random, stored_dtype
 from martlet.nn.session import TorchSession
 from martlet.weights import assemble, check_tied
 
@@ -30,6 +32,7 @@ class Saved:
     """What a base model and a causal LM share: where it came from, what it is made of, and how it is written."""
 
     arch: arch_.Arch
+    parts: arch_.Parts
     config: Config
     name_or_path: str
 
@@ -63,17 +66,17 @@ class Saved:
             raise ArgumentError("safe_serialization", "must be True: pickles are read, never written", found=False)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        family, head = self.config.family, isinstance(self, CausalLM)
+        family, is_body = self.config.family, isinstance(self, Decoder)
         weights = dict(state_dict if state_dict is not None else self.state_dict())  # type: ignore[attr-defined]
-        ours = {name if head else f"model.{name}": weight for name, weight in weights.items()}
-        names = [name for name in arch_.tensors(self.arch) if name in ours]
+        ours = {f"model.{name}" if is_body else name: weight for name, weight in weights.items()}
+        names = [name for name in arch_.tensors(self.arch, self.parts) if name in ours]
         stored = {}
-        for name, assembly in assemble(names, family.rules, self.arch).items():
-            if not head:
+        for name, assembly in assemble(names, family.saved_rules(self.parts.head), self.arch).items():
+            if is_body:
                 name = name.removeprefix(family.prefix)
             stored[name] = _stored(assembly, ours)
         save_sharded(folder, stored, read_bytes(max_shard_size), {"format": "pt"})
-        kind = family.causal_lm_class if head else family.base_class
+        kind = family.class_name(self.parts)
         dtype = str(self.dtype).removeprefix("torch.")
         self.config.but(architectures=[kind], model_type=family.model_type, dtype=dtype).save_pretrained(folder)
 
@@ -140,10 +143,53 @@ class Model(Saved, Decoder):
         return False
 
 
-def load_model(kind: type[Model] | type[ModelForCausalLM], name_or_path: Any, keywords: dict[str, Any]) -> Any:
+class EncoderModel(Saved, Encoder):
+    """An encoder without a head: call it for `last_hidden_state` and `pooler_output`."""
+
+    def __init__(self, config: Config, *, pooler: bool | None = None) -> None:
+        super().__init__(config.arch, pooler=config.arch.pooler if pooler is None else pooler)
+        self.config, self.name_or_path = config, ""
+        self.asked = config
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embed_tokens
+
+    def can_generate(self) -> bool:
+        return False
+
+
+def base_model(config: Config, pooler: bool | None = None) -> Model | EncoderModel:
+    """An empty `AutoModel`; `pooler` False leaves an encoder's out."""
+    if config.arch.causal:
+        if pooler is not None:
+            raise ArgumentError("add_pooling_layer", "is for encoders", found=config.family.model_type)
+        return Model(config)
+    if pooler and not config.arch.pooler:
+        raise ArgumentError("add_pooling_layer", f"{config.family.model_type} models have no pooler", found=True)
+    return EncoderModel(config, pooler=pooler)
+
+
+def causal_model(config: Config) -> ModelForCausalLM:
+    """An empty causal language model; UnsupportedError for an encoder."""
+    if not config.arch.causal:
+        raise UnsupportedError(
+            f"{config.family.model_type} model",
+            "every token sees the whole row, so it cannot continue text",
+            remedy="Load it with AutoModel, AutoModelForMaskedLM or a classification class.",
+        )
+    return ModelForCausalLM(config)
+
+
+def load_model(
+    build: Callable[[Config], Any],
+    name_or_path: Any,
+    keywords: dict[str, Any],
+    find_new: Callable[[Checkpoint, TensorSource, Any], Collection[str]] | None = None,
+) -> Any:
     """`from_pretrained`: files found, config read, names and shapes checked, weights mapped. Fails closed.
 
-    Returns the opened checkpoint and the model; `keywords` are `read_keywords`' and keys of config.json.
+    Returns the opened checkpoint and the model; `keywords` are `read_keywords`' and keys of config.json. `build` makes
+    the model without memory, `find_new` names the tensors that the user lets be new.
     """
     options = read_keywords(keywords)
     hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
@@ -157,32 +203,37 @@ def load_model(kind: type[Model] | type[ModelForCausalLM], name_or_path: Any, ke
         **hub,
     )
     check_overrides(opened.config, keywords)
-    head = issubclass(kind, CausalLM)
-    source = opened.open_weights(options["use_safetensors"])
-    pieces = opened.locate(source, head=head)
-    if head:
-        check_tied(source, pieces, opened.arch)
     with torch.device("meta"):
-        model = kind(opened.config)
+        model = build(opened.config)
+    source = opened.open_weights(options["use_safetensors"])
+    new = set() if find_new is None else set(find_new(opened, source, model))
+    pieces = opened.locate(source, model.parts, new=new)
+    if model.parts.lm_head:
+        check_tied(source, pieces, opened.arch)
     modules = [name for name, module in model.named_modules() if name and not list(module.children())]
     placed = read_device_map(options["device_map"], modules)
     dtype = _pick_dtype(options["dtype"], opened.config, lambda: stored_dtype(source, pieces))
     fill(model, source, pieces, dtype, placed)
+    fill_new(model, sorted(new - set(pieces)), dtype, placed, _spread(opened.config))
     model.name_or_path = str(name_or_path)
     return opened, model.eval()
 
 
-def build_model(kind: type[Model] | type[ModelForCausalLM], config: Config, keywords: dict[str, Any]) -> Any:
+def build_model(build: Callable[[Config], Any], config: Config, keywords: dict[str, Any]) -> Any:
     """`from_config`: fresh weights, drawn from torch's generator. Other keywords override keys of the config."""
     keywords = dict(keywords)
     options = read_keywords(keywords)
     config = config.but(**keywords) if keywords else config
     check_overrides(config, keywords)
     with torch.device("meta"):
-        model = kind(config)
-    std = float(config.get("initializer_range") or config.get("init_std") or 0.02)
-    fill_random(model, _pick_dtype(options["dtype"], config, torch.get_default_dtype), std)
+        model = build(config)
+    fill_random(model, _pick_dtype(options["dtype"], config, torch.get_default_dtype), _spread(config))
     return model
+
+
+def _spread(config: Config) -> float:
+    """Standard deviation of fresh weights."""
+    return float(config.get("initializer_range") or config.get("init_std") or 0.02)
 
 
 def _pick_dtype(wanted: Any, config: Config, otherwise: Callable[[], torch.dtype]) -> torch.dtype:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from martlet.arch import EMBEDDING, HEAD, Arch, tensors
+from martlet.arch import EMBEDDING, HEAD, Arch, Parts, tensors
 from martlet.errors import WeightsError
 from martlet.formats.tensors import TensorSource, to_float32
 
@@ -197,16 +197,30 @@ def assemble(names: Iterable[str], rules: Sequence[Rule], arch: Arch) -> dict[st
     return made
 
 
-def check(pieces: Mapping[str, Piece], shapes: Mapping[str, tuple[int, ...]], arch: Arch, *, head: bool) -> None:
-    """Raises `WeightsError` unless the pieces are exactly the tensors of `arch`, in name and shape.
+def check(
+    pieces: Mapping[str, Piece],
+    shapes: Mapping[str, tuple[int, ...]],
+    arch: Arch,
+    parts: Parts,
+    *,
+    new: Collection[str] = (),
+    heads: Collection[str] = (),
+) -> None:
+    """Raises `WeightsError` unless the pieces are exactly the tensors of an `arch` with these parts, in name and shape.
 
-    `shapes` are the checkpoint's. With `head` false, the tensors of the language-model head may be there or not.
+    `shapes` are the checkpoint's. Tensors in `new` may be missing. Those of parts the model does not have may be there:
+    the pooler, the language-model head, and names that start as one of `heads`; for a causal model a tied head alone.
     """
-    wanted = tensors(arch)
-    optional = set() if head else {HEAD, "lm_head.bias"}
-    missing = [name for name in wanted if name not in pieces and name not in optional]
-    surplus = [name for name in pieces if name not in wanted and name not in {HEAD, "lm_head.bias"} - {*wanted}]
-    if head and not arch.tied and HEAD in missing and EMBEDDING in pieces and len(missing) == 1:
+    wanted = tensors(arch, parts)
+    starts: tuple[str, ...] = () if arch.causal and parts.lm_head else ("lm_transform.", "head.", *heads)
+    starts += ("model.pooler.",) if arch.pooler else ()
+    missing = [name for name in wanted if name not in pieces and name not in new]
+    surplus = [
+        name
+        for name in pieces
+        if name not in wanted and name not in (HEAD, "lm_head.bias") and not name.startswith(starts)
+    ]
+    if parts.lm_head and not arch.tied and HEAD in missing and EMBEDDING in pieces and len(missing) == 1:
         raise WeightsError(
             "checkpoint",
             "config.json says tie_word_embeddings is false, so lm_head.weight must be there",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from family_models import CASES, hf_model
 
-from martlet.arch import Arch, num_parameters, tensors
+from martlet.arch import Arch, Parts, num_parameters, tensors
 from martlet.families import Config, Family
 from martlet.formats.files import read_json
 from martlet.weights import assemble, check, locate
@@ -32,7 +32,7 @@ def read_folder(folder: Path) -> tuple[Arch, Family, Weights]:
 
 def take_all(arch: Arch, family: Family, saved: Weights, *, head: bool) -> Weights:
     pieces = locate(saved, family.name_rules(list(saved)), arch)
-    check(pieces, {name: tensor.shape for name, tensor in saved.items()}, arch, head=head)
+    check(pieces, {name: tensor.shape for name, tensor in saved.items()}, arch, Parts(lm_head=head))
     return {name: piece.take(saved[piece.source]) for name, piece in pieces.items()}
 
 
@@ -50,7 +50,7 @@ def assert_same(found: Weights, wanted: Weights) -> None:
 def test_causal_lm_round_trip(model: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     arch, family, saved = read_folder(tmp_path)
-    assert type(model).__name__ == family.causal_lm_class
+    assert type(model).__name__ == family.lm_class
     ours = take_all(arch, family, saved, head=True)
     assert {name: tensor.shape for name, tensor in ours.items()} == tensors(arch)
     assert num_parameters(arch) == sum(p.numel() for p in model.parameters())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sibling_configs import CONFIGS, NUM_PARAMETERS
 
-from martlet.arch import Arch, Norm, Placement, QKNorm, num_parameters
+from martlet.arch import Arch, Norm, Placement, QKNorm, num_parameters, tensors
 from martlet.families import Config
 from martlet.families.decoder import ACTIVATIONS
 from martlet.rope import frequencies
@@ -45,8 +45,9 @@ def test_sizes(pair: tuple[Arch, Any]) -> None:
     assert arch.num_attention_heads == heads
     assert arch.num_key_value_heads == first(config, "num_key_value_heads", default=heads)
     assert arch.head_dim == first(config, "head_dim", default=config.hidden_size // heads)
-    assert arch.max_position_embeddings == config.max_position_embeddings
-    ffn = first(config, "intermediate_size", "ffn_dim", "n_inner", default=4 * config.hidden_size)
+    unused = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    assert arch.max_position_embeddings == config.max_position_embeddings - unused
+    ffn = first(config, "intermediate_size", "ffn_dim", "hidden_dim", "n_inner", default=4 * config.hidden_size)
     assert arch.intermediate_size == ffn
     assert arch.token_vector_size == first(config, "word_embed_proj_dim", default=config.hidden_size)
     assert arch.tied == config.tie_word_embeddings
@@ -54,9 +55,15 @@ def test_sizes(pair: tuple[Arch, Any]) -> None:
 
 def test_choices(pair: tuple[Arch, Any]) -> None:
     arch, config = pair
-    eps = first(config, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", default=1e-5)
+    eps = first(
+        config,
+        "rms_norm_eps",
+        "layer_norm_eps",
+        "layer_norm_epsilon",
+        default=1e-12 if config.model_type == "distilbert" else 1e-5,
+    )
     assert arch.norm_eps == eps
-    name = first(config, "hidden_activation", "hidden_act", "activation_function")
+    name = first(config, "hidden_activation", "hidden_act", "activation_function", "activation")
     assert arch.activation is ACTIVATIONS[name]
     scalar = first(config, "query_pre_attn_scalar", default=arch.head_dim)
     assert arch.score_scale == first(config, "attention_multiplier", default=scalar**-0.5)
@@ -134,4 +141,5 @@ def test_structure() -> None:
 
 @pytest.mark.parametrize("name", NUM_PARAMETERS)
 def test_parameters_as_published(name: str) -> None:
-    assert num_parameters(Config(CONFIGS[name]).arch) == NUM_PARAMETERS[name]
+    config = Config(CONFIGS[name])
+    assert num_parameters(config.arch, tensors(config.arch, config.parts)) == NUM_PARAMETERS[name]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from martlet.arch import Parts, whole
 from martlet.checkpoint import open_checkpoint
 from martlet.errors import WeightsError
 from martlet.families import Config
@@ -63,7 +64,7 @@ def load(tmp_path: Path) -> Callable[..., Weights]:
         save_safetensors(tmp_path / "model.safetensors", stored)
         opened = open_checkpoint(tmp_path, overrides=overrides)
         with opened.open_weights() as source:
-            pieces = opened.locate(source, head=head)
+            pieces = opened.locate(source, Parts(lm_head=head))
             if head:
                 check_tied(source, pieces, opened.arch)
         return {name: piece.take(weights[piece.source]) for name, piece in pieces.items()}
@@ -225,4 +226,4 @@ def test_any_names_and_shapes_are_refused_in_words(shapes: dict[str, tuple[int, 
     opened = Config(CONFIGS[name])
     with pytest.raises(WeightsError):
         pieces = locate(shapes, opened.family.name_rules(list(shapes)), opened.arch)
-        check(pieces, shapes, opened.arch, head=True)
+        check(pieces, shapes, opened.arch, whole(opened.arch))

@@ -5,6 +5,7 @@ import pytest
 
 import martlet
 from martlet import engine
+from martlet.arch import whole
 from martlet.checkpoint import open_checkpoint
 from martlet.nn.cache import RowCache
 from martlet.rope import turns_over
@@ -27,7 +28,7 @@ def rounded_cache(monkeypatch):
 def build(folder, **keywords):
     opened = open_checkpoint(folder)
     source = opened.open_weights()
-    return engine.build_engine_model(opened.arch, source, opened.locate(source, head=True), **keywords)
+    return engine.build_engine_model(opened.arch, source, opened.locate(source, whole(opened.arch)), **keywords)
 
 
 def turns(model, length):

@@ -90,3 +90,34 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "olmo2": ("olmo2", SMALL),
 }
+
+SMALL_BERT: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+}
+# encoders, name -> (model_type, keywords)
+TINY_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", SMALL_BERT),
+    "bert-untied": (
+        "bert",
+        SMALL_BERT | {"tie_word_embeddings": False, "hidden_act": "gelu_new", "type_vocab_size": 3},
+    ),
+    "roberta": ("roberta", SMALL_BERT | {"pad_token_id": 1, "type_vocab_size": 1}),
+    "distilbert": (
+        "distilbert",
+        {
+            "vocab_size": 96,
+            "dim": 32,
+            "hidden_dim": 48,
+            "n_layers": 3,
+            "n_heads": 4,
+            "max_position_embeddings": 40,
+            "pad_token_id": 0,
+        },
+    ),
+}

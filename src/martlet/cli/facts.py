@@ -36,7 +36,7 @@ def model_facts(checkpoint: Checkpoint, files: Mapping[str, Any]) -> dict[str, A
         "revision": checkpoint.snapshot.revision,
         "family": config.family.model_type,
         "classes": config.get("architectures") or [],
-        "parameters": arch_.num_parameters(arch),
+        "parameters": arch_.num_parameters(arch, arch_.tensors(arch, config.parts)),
         "architecture": arch_facts(arch),
         "files": file_facts(checkpoint),
         "weights": weight_facts(checkpoint),
@@ -49,7 +49,8 @@ def model_facts(checkpoint: Checkpoint, files: Mapping[str, Any]) -> dict[str, A
 
 def arch_facts(arch: Arch) -> dict[str, Any]:
     """Every field of the `Arch`; layers that are alike together, as `{"layers": [0, 1], "rope": ..., "window": 0}`."""
-    facts = {field.name: getattr(arch, field.name) for field in dataclasses.fields(arch) if field.name != "layers"}
+    kept = [field.name for field in dataclasses.fields(arch) if field.name not in ("layers", "dropout")]
+    facts: dict[str, Any] = {name: getattr(arch, name) for name in kept} | {"dropout": dataclasses.asdict(arch.dropout)}
     kinds: dict[arch_.Layer, list[int]] = {}
     for place, layer in enumerate(arch.layers):
         kinds.setdefault(layer, []).append(place)
@@ -78,8 +79,7 @@ def weight_facts(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if source is None:
         return None
     with source:
-        head = checkpoint.config.family.base_class not in (checkpoint.config.get("architectures") or ())
-        checkpoint.locate(source, head=head)
+        checkpoint.locate(source, checkpoint.config.parts)
         kinds: dict[str, dict[str, int]] = {}
         for info in map(source.info, source.names()):
             kind = kinds.setdefault(info.dtype, {"tensors": 0, "parameters": 0, "bytes": 0})

@@ -59,6 +59,7 @@ def build_engine_model(
     """
     if quantize is not None and quantize not in QUANTIZED:
         raise ArgumentError("quantize", f"must be one of {', '.join(QUANTIZED)}", found=repr(quantize))
+    _refuse(arch)
     packer = _Packer(source, pieces, QUANTIZED.get(quantize or ""), count_threads(num_threads))
     ropes = tuple(dict.fromkeys(layer.rope for layer in arch.layers if layer.rope))
     handle = native().Model(_fields(arch, ropes, packer))
@@ -85,6 +86,19 @@ def build_engine_model(
             raise
         raise WeightsError("engine", str(error)) from error
     return EngineModel(arch, ropes, handle, find_isa(isa), packer.num_threads, kinds)
+
+
+def _refuse(arch: Arch) -> None:
+    """UnsupportedError for a field of the arch that the engine does not compute."""
+    computed = {"causal": True, "token_types": 0, "embed_norm": False, "pooler": False, "head_transform": False}
+    for name, value in computed.items():
+        if getattr(arch, name) != value:
+            raise UnsupportedError(
+                "native engine",
+                f"computes architectures whose {name} is {value!r}",
+                found=repr(getattr(arch, name)),
+                remedy="Load the model with backend='torch'.",
+            )
 
 
 def _fields(arch: Arch, ropes: tuple[Rope, ...], packer: _Packer) -> dict[str, Any]:

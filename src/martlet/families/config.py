@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from martlet.arch import Arch
+from martlet.arch import Arch, Parts
 from martlet.errors import ConfigError
+from martlet.families.labels import read_id2label, read_label2id, with_labels
 from martlet.families.registry import Family, find_family
 from martlet.formats.files import write_json
 
@@ -46,6 +47,25 @@ class Config:
             object.__setattr__(self, "_arch", self.family.arch(self._values, self._harmless))
         assert self._arch is not None
         return self._arch
+
+    @property
+    def parts(self) -> Parts:
+        """What the checkpoint's class has besides the body, by "architectures"."""
+        return self.family.parts_of(self._values, self.arch, self.num_labels)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Names of a head's labels by number; LABEL_0 and so on where the file has none."""
+        return read_id2label(self._values)
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        return read_label2id(self._values)
+
+    @property
+    def num_labels(self) -> int:
+        """Labels of a head; as in Hugging Face 2 where the file does not say."""
+        return len(self.id2label)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in _OWN:
@@ -115,12 +135,13 @@ _ABSENT: dict[str, Any] = {
     "torch_dtype": None,
     "dtype": None,
     "model_type": None,
+    "problem_type": None,
 }
 
 
 def _with(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_theta` also lies in `rope_parameters`, where today's files have it and where it is read first."""
-    changed = {**values, **changes}
+    changed = with_labels(values, changes)
     table = changed.get("rope_parameters")
     if "rope_theta" in changes and "rope_parameters" not in changes and isinstance(table, dict):
         changed["rope_parameters"] = {**table, "rope_theta": changes["rope_theta"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from martlet.arch import Activation, Arch, Layer, Rope
+from martlet.arch import Activation, Arch, Dropout, Layer, Rope
 from martlet.families.reader import Reader
 from martlet.families.rope_config import read_rope
 
@@ -36,6 +36,16 @@ def read_head_dim(c: Reader, *, hidden: str = "hidden_size", heads: str = "num_a
     if num_heads < 1 or width % num_heads:
         raise c.error(f"{hidden} ({width}) must be a multiple of {heads} ({num_heads})")
     return width // num_heads
+
+
+def read_dropout(c: Reader, *, embeddings: str = "", attention: str = "", residual: str = "", rate: float) -> Dropout:
+    """Rates by the family's keys, `rate` where a key is absent; a place without a key drops nothing."""
+    rates = {"embeddings": embeddings, "attention": attention, "residual": residual}
+    found = {place: c.number(key, rate) for place, key in rates.items() if key}
+    for place, share in found.items():
+        if not 0 <= share < 1:
+            raise c.error(f"{rates[place]} must be at least 0 and below 1", share)
+    return Dropout(**found)
 
 
 def decoder(
@@ -72,6 +82,7 @@ def decoder(
         qkv_bias=biased,
         out_bias=biased,
         mlp_bias=c.flag("mlp_bias", False),
+        dropout=read_dropout(c, attention="attention_dropout", rate=0.0),
         tied=c.flag("tie_word_embeddings", tied),
     )
 

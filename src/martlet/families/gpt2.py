@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from martlet.arch import Arch, Layer, Norm
-from martlet.families.decoder import read_activation, read_head_dim
+from martlet.families.decoder import read_activation, read_dropout, read_head_dim
 from martlet.families.gguf import LAYER_EPS, common_config
 from martlet.families.reader import Reader
-from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, decoder_heads, family
 from martlet.formats.tensors import TensorSource
 from martlet.weights import drop, rename, rows_qkv, split, transpose
 
@@ -48,7 +48,14 @@ def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
 GGUF = GgufDialect(("gpt2",), _gguf, (split(".attn_qkv.", QKV, rows_qkv), *GGUF_NAMES, *GGUF_PRE_NORMS))
 
 
-@family("gpt2", classes=("GPT2Model", "GPT2LMHeadModel"), rules=RULES, prefix="transformer.", gguf=GGUF)
+@family(
+    "gpt2",
+    classes=("GPT2Model", "GPT2LMHeadModel"),
+    rules=RULES,
+    prefix="transformer.",
+    gguf=GGUF,
+    heads=decoder_heads(token="classifier"),
+)
 def gpt2(c: Reader) -> Arch:
     c.neutral("scale_attn_by_inverse_layer_idx", False)
     c.neutral("add_cross_attention", False)
@@ -72,5 +79,6 @@ def gpt2(c: Reader) -> Arch:
         activation=read_activation(c, "activation_function", "gelu_new"),
         gated=False,
         mlp_bias=True,
+        dropout=read_dropout(c, embeddings="embd_pdrop", attention="attn_pdrop", residual="resid_pdrop", rate=0.1),
         tied=c.flag("tie_word_embeddings", True),
     )

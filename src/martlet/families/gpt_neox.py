@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from martlet.arch import Arch, Layer, Norm, Placement
-from martlet.families.decoder import read_activation, read_head_dim
+from martlet.families.decoder import read_activation, read_dropout, read_head_dim
 from martlet.families.gguf import LAYER_EPS, common_config
 from martlet.families.reader import Reader
-from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, decoder_heads, family
 from martlet.families.rope_config import read_rope
 from martlet.formats.tensors import TensorSource
 from martlet.weights import rename, rows_qkv, rows_qkv_by_head, split
@@ -42,7 +42,14 @@ def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
 GGUF = GgufDialect(("gptneox",), _gguf, (split(".attn_qkv.", QKV, rows_qkv), *GGUF_NAMES, *GGUF_PRE_NORMS))
 
 
-@family("gpt_neox", classes=("GPTNeoXModel", "GPTNeoXForCausalLM"), rules=RULES, prefix="gpt_neox.", gguf=GGUF)
+@family(
+    "gpt_neox",
+    classes=("GPTNeoXModel", "GPTNeoXForCausalLM"),
+    rules=RULES,
+    prefix="gpt_neox.",
+    gguf=GGUF,
+    heads=decoder_heads(token="classifier"),
+)
 def gpt_neox(c: Reader) -> Arch:
     heads, head_dim = c.size("num_attention_heads"), read_head_dim(c)
     rope = read_rope(c, head_dim=head_dim, fraction=0.25, theta_key="rotary_emb_base", fraction_key="rotary_pct")
@@ -67,5 +74,8 @@ def gpt_neox(c: Reader) -> Arch:
         activation=read_activation(c, default="gelu"),
         gated=False,
         mlp_bias=True,
+        dropout=read_dropout(
+            c, embeddings="hidden_dropout", attention="attention_dropout", residual="hidden_dropout", rate=0.0
+        ),
         tied=c.flag("tie_word_embeddings", False),
     )

@@ -9,7 +9,7 @@ from martlet.arch import Arch
 from martlet.families.decoder import decoder, read_layer_types, read_window, with_windows
 from martlet.families.gguf import RMS_EPS, common_config
 from martlet.families.reader import Reader
-from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, decoder_heads, family
 from martlet.formats.tensors import TensorSource
 from martlet.weights import reorder, rows_pairwise
 
@@ -32,7 +32,9 @@ def gguf_config(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, 
 GGUF = GgufDialect(("llama",), gguf_config, (*GGUF_NAMES, *GGUF_PRE_NORMS, *UNPAIR))
 
 
-@family("llama", classes=("LlamaModel", "LlamaForCausalLM"), gguf=GGUF)
+@family(
+    "llama", classes=("LlamaModel", "LlamaForCausalLM"), gguf=GGUF, heads=decoder_heads(question_prefix="transformer.")
+)
 def llama(c: Reader) -> Arch:
     return decoder(c)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from martlet.arch import Arch, Layer, Norm, Placement
+from martlet.arch import Arch, Dropout, Layer, Norm, Placement
 from martlet.families.decoder import read_activation, read_head_dim
 from martlet.families.reader import Reader
 from martlet.families.registry import family
@@ -55,5 +55,6 @@ def opt(c: Reader) -> Arch:
         activation=read_activation(c, "activation_function", "relu"),
         gated=False,
         mlp_bias=biased,
+        dropout=Dropout(attention=c.number("attention_dropout", 0.0), residual=c.number("dropout", 0.1)),
         tied=c.flag("tie_word_embeddings", True),
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from martlet.arch import Arch, Layer, Norm, Placement
-from martlet.families.decoder import read_activation, read_head_dim
+from martlet.families.decoder import read_activation, read_dropout, read_head_dim
 from martlet.families.gguf import LAYER_EPS, common_config
 from martlet.families.reader import Reader
 from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
@@ -53,6 +53,9 @@ def phi(c: Reader) -> Arch:
         activation=read_activation(c, default="gelu_new"),
         gated=False,
         mlp_bias=True,
+        dropout=read_dropout(
+            c, embeddings="embd_pdrop", attention="attention_dropout", residual="resid_pdrop", rate=0.0
+        ),
         tied=c.flag("tie_word_embeddings", False),
         head_bias=True,
     )

@@ -9,8 +9,10 @@ from martlet.arch import Arch, QKNorm
 from martlet.families.decoder import decoder, read_window, with_windows
 from martlet.families.gguf import RMS_EPS, common_config
 from martlet.families.reader import Reader
-from martlet.families.registry import GgufDialect, family
+from martlet.families.registry import GgufDialect, decoder_heads, family
 from martlet.formats.tensors import TensorSource
+
+HEADS = decoder_heads(question_prefix="transformer.")
 
 
 def _qwen(c: Reader, head_dim: int | None = None) -> Arch:
@@ -29,11 +31,11 @@ def _gguf(model_type: str) -> GgufDialect:
     return GgufDialect((model_type,), config)
 
 
-@family("qwen2", classes=("Qwen2Model", "Qwen2ForCausalLM"), gguf=_gguf("qwen2"))
+@family("qwen2", classes=("Qwen2Model", "Qwen2ForCausalLM"), gguf=_gguf("qwen2"), heads=HEADS)
 def qwen2(c: Reader) -> Arch:
     return _qwen(c).but(qkv_bias=True, out_bias=False)
 
 
-@family("qwen3", classes=("Qwen3Model", "Qwen3ForCausalLM"), gguf=_gguf("qwen3"))
+@family("qwen3", classes=("Qwen3Model", "Qwen3ForCausalLM"), gguf=_gguf("qwen3"), heads=HEADS)
 def qwen3(c: Reader) -> Arch:
     return _qwen(c, c.size("head_dim", 128)).but(qk_norm=QKNorm.HEAD)

@@ -8,14 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from martlet.arch import Arch
+from martlet.arch import Activation, Arch, Head, Parts, Reads, Task
 from martlet.errors import UnknownFamilyError
-from martlet.families.reader import Reader
+from martlet.families.reader import Reader, is_number
 from martlet.formats.tensors import TensorSource
 from martlet.weights import Rule, drop, rename
 
 # Buffers that checkpoints of several years carry and every model computes for itself.
 BUFFERS = (drop("rotary_emb.inv_freq"), drop(".attention.masked_bias"), drop(".attention.bias"))
+
+# What a checkpoint's "architectures" call a head, after the family's stem.
+CLASS_ENDINGS = {
+    Task.SEQUENCE: "ForSequenceClassification",
+    Task.TOKEN: "ForTokenClassification",
+    Task.QUESTION: "ForQuestionAnswering",
+    Task.CHOICE: "ForMultipleChoice",
+}
 
 # llama.cpp's tensor names are the same for every family, but for the norms and what is fused.
 GGUF_NAMES = (
@@ -53,16 +61,51 @@ class GgufDialect:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadForm:
+    """How one family builds the head of a task: what it reads, its tensors' names, its dropout's keys."""
+
+    out: str
+    reads: Reads = Reads.EVERY
+    bias: bool = True
+    dense: str = ""
+    activation: Activation | None = None  # after the dense matrix
+    dropout: tuple[str, ...] = ()  # the first key that is there
+    default_dropout: float = 0.0
+    drops_first: bool = False
+    prefix: str = ""  # before the base model's names, where this class has one of its own
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        dense = (rename(f"^{self.dense}.", "^head.dense."),) if self.dense else ()
+        return (*dense, rename(f"^{self.out}.", "^head.out."))
+
+    def head(self, task: Task, num_labels: int, config: Mapping[str, Any]) -> Head:
+        given = (config[key] for key in self.dropout if is_number(config.get(key)))
+        rate = float(next(given, self.default_dropout))
+        return Head(task, num_labels, self.reads, self.activation, self.bias, rate, self.drops_first)
+
+
+def decoder_heads(*, token: str = "score", question_prefix: str = "") -> dict[Task, HeadForm]:
+    """The heads of Hugging Face's decoders, which differ in two names."""
+    return {
+        Task.SEQUENCE: HeadForm("score", Reads.LAST, bias=False),
+        Task.TOKEN: HeadForm(token, dropout=("classifier_dropout", "hidden_dropout"), default_dropout=0.1),
+        Task.QUESTION: HeadForm("qa_outputs", prefix=question_prefix),
+    }
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
-    """One model_type. `prefix` is what a causal-LM checkpoint puts before the names of its base model."""
+    """One model_type. `prefix` is what a checkpoint with a head puts before the names of its base model."""
 
     model_type: str
     read: Callable[[Reader], Arch]
     base_class: str  # Hugging Face's names, for "architectures" in what we save
-    causal_lm_class: str
+    lm_class: str  # causal or masked
     rules: tuple[Rule, ...]
     prefix: str
     gguf: GgufDialect | None
+    heads: Mapping[Task, HeadForm]
 
     def arch(self, config: Mapping[str, Any], harmless: Sequence[str] = ()) -> Arch:
         """The `Arch` of a config.json; raises `ConfigError` for what is missing, impossible or unread."""
@@ -71,18 +114,58 @@ class Family:
         reader.finish(harmless)
         return arch
 
-    def name_rules(self, names: Sequence[str]) -> tuple[Rule, ...]:
+    def name_rules(self, names: Sequence[str], head: Head | None = None) -> tuple[Rule, ...]:
         """The rules for a checkpoint with these tensor names: one saved from the base model lacks the prefix."""
-        bare = self.prefix and not any(name.startswith(self.prefix) for name in names)
+        own = self.rules + (self.heads[head.task].rules if head else ())
+        read: tuple[Rule, ...] = BUFFERS
+        if any(name.endswith((".gamma", ".beta")) for name in names):  # norms in the first BERT files
+            read += (rename(".gamma", ".weight"), rename(".beta", ".bias"))
+        others = [form.prefix for form in self.heads.values() if form.prefix]
+        others = [other for other in others if any(name.startswith(other) for name in names)]
+        read += tuple(rename(f"^{other}", f"^{self.prefix}") for other in others)
+        bare = self.prefix and not any(name.startswith((self.prefix, *others)) for name in names)
         if not bare:
-            return BUFFERS + self.rules
-        heads = ("lm_head.", "embed_out.")
-        tops = sorted({name.split(".")[0] + "." for name in names} - set(heads))
-        return BUFFERS + tuple(rename(f"^{top}", f"^{self.prefix}{top}") for top in tops) + self.rules
+            return read + own
+        tops = sorted({name.split(".")[0] + "." for name in names} - {"lm_head.", "embed_out.", *self.head_names})
+        return read + tuple(rename(f"^{top}", f"^{self.prefix}{top}") for top in tops) + own
+
+    def saved_rules(self, head: Head | None) -> tuple[Rule, ...]:
+        """The rules for what we save."""
+        if head is None:
+            return self.rules
+        form = self.heads[head.task]
+        base = (rename(f"^{form.prefix}", f"^{self.prefix}"),) if form.prefix else ()
+        return base + self.rules + form.rules
+
+    @property
+    def head_names(self) -> frozenset[str]:
+        """First parts of the names of every head's tensors, in checkpoints."""
+        parts = [name for form in self.heads.values() for name in (form.out, form.dense) if name]
+        return frozenset(part.split(".")[0] + "." for part in (*parts, "cls", "vocab_transform", "vocab_layer_norm"))
+
+    def class_name(self, parts: Parts) -> str:
+        """Hugging Face's name of a model with these parts."""
+        if parts.head is not None:
+            return self.base_class.removesuffix("Model") + CLASS_ENDINGS[parts.head.task]
+        return self.lm_class if parts.lm_head else self.base_class
+
+    def parts_of(self, config: Mapping[str, Any], arch: Arch, num_labels: int) -> Parts:
+        """What the class under "architectures" has; without one we know, a causal model or an encoder's base."""
+        named = config.get("architectures") or ()
+        for task, form in self.heads.items():
+            parts = self.parts_for(arch, form.head(task, 1 if task is Task.CHOICE else num_labels, config))
+            if self.class_name(parts) in named:
+                return parts
+        if self.lm_class in named or (arch.causal and self.base_class not in named):
+            return Parts(lm_head=True)
+        return Parts(pooler=arch.pooler)
+
+    def parts_for(self, arch: Arch, head: Head) -> Parts:
+        return Parts(pooler=arch.pooler and head.reads is Reads.POOLED, head=head)
 
 
 FAMILIES: dict[str, Family] = {}
-MODULES = ("gemma", "gpt2", "gpt_neox", "granite", "llama", "olmo2", "opt", "phi", "phi3", "qwen", "smollm3")
+MODULES = ("bert", "gemma", "gpt2", "gpt_neox", "granite", "llama", "olmo2", "opt", "phi", "phi3", "qwen", "smollm3")
 
 
 def family(
@@ -92,12 +175,15 @@ def family(
     rules: Sequence[Rule] = (),
     prefix: str = "model.",
     gguf: GgufDialect | None = None,
+    heads: Mapping[Task, HeadForm] | None = None,
 ) -> Callable[[Callable[[Reader], Arch]], Callable[[Reader], Arch]]:
-    """Registers a function `Reader -> Arch` as the family of a model_type; `classes` are (base, causal LM)."""
+    """Registers a function `Reader -> Arch` as the family of a model_type; `classes` are (base, language model)."""
 
     def add(read: Callable[[Reader], Arch]) -> Callable[[Reader], Arch]:
         assert model_type not in FAMILIES, model_type
-        FAMILIES[model_type] = Family(model_type, read, *classes, tuple(rules), prefix, gguf)
+        FAMILIES[model_type] = Family(
+            model_type, read, *classes, tuple(rules), prefix, gguf, decoder_heads() if heads is None else heads
+        )
         return read
 
     return add
@@ -118,7 +204,7 @@ def find_family(config: Mapping[str, Any]) -> Family:
         return known[model_type]
     if model_type is None and isinstance(classes, list):
         for candidate in known.values():
-            if candidate.base_class in classes or candidate.causal_lm_class in classes:
+            if candidate.base_class in classes or candidate.lm_class in classes:
                 return candidate
     near = difflib.get_close_matches(str(model_type), known, 2, 0.5)
     custom = " The checkpoint names code of its own (auto_map); none of it was run." if "auto_map" in config else ""

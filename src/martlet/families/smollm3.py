@@ -10,7 +10,7 @@ from martlet.families.decoder import decoder, read_window, with_windows
 from martlet.families.gguf import RMS_EPS, common_config
 from martlet.families.llama import UNPAIR
 from martlet.families.reader import Reader
-from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, family
+from martlet.families.registry import GGUF_NAMES, GGUF_PRE_NORMS, GgufDialect, decoder_heads, family
 from martlet.formats.tensors import TensorSource
 
 
@@ -22,7 +22,12 @@ def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
 GGUF = GgufDialect(("smollm3",), _gguf, (*GGUF_NAMES, *GGUF_PRE_NORMS, *UNPAIR))
 
 
-@family("smollm3", classes=("SmolLM3Model", "SmolLM3ForCausalLM"), gguf=GGUF)
+@family(
+    "smollm3",
+    classes=("SmolLM3Model", "SmolLM3ForCausalLM"),
+    gguf=GGUF,
+    heads=decoder_heads(question_prefix="transformer."),
+)
 def smollm3(c: Reader) -> Arch:
     arch = decoder(c, theta=2e6, longest=32_768, kv_heads=4, tied=True)
     turned = _turned(c, arch.num_layers)

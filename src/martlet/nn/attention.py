@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from martlet.arch import Arch, Layer, QKNorm
 from martlet.nn.cache import RowCache
+from martlet.nn.draws import SampleDropout
 from martlet.nn.norm import RMSNorm
 from martlet.nn.ragged import Ragged
 
 
 class Attention(nn.Module):
-    """softmax(q k' * scale) v over what each token may see: its row's past, within the layer's window."""
+    """softmax(q k' * scale) v over what each token may see: its row's past, or all of its row, within the window."""
 
     def __init__(self, arch: Arch, layer: Layer, index: int) -> None:
         super().__init__()
@@ -29,6 +30,7 @@ class Attention(nn.Module):
             full = arch.qk_norm is QKNorm.FULL
             self.q_norm = RMSNorm(arch.query_size if full else arch.head_dim, arch)
             self.k_norm = RMSNorm(arch.key_value_size if full else arch.head_dim, arch)
+        self.dropout = SampleDropout(arch.dropout.attention)
 
     def forward(
         self,
@@ -55,15 +57,16 @@ class Attention(nn.Module):
             q_Nt, k_Kt, v_Kt = (x[start:end].transpose(0, 1) for x in (q_TNH, k_TKH, v_TKH))
             if caches is not None:
                 k_Kt, v_Kt = caches[row].append(self.index, k_Kt, v_Kt)
-            out.append(self._attend(q_Nt, k_Kt, v_Kt, weights).transpose(0, 1).reshape(end - start, -1))
+            out.append(self._attend(q_Nt, k_Kt, v_Kt, weights, row).transpose(0, 1).reshape(end - start, -1))
         result: Tensor = self.o_proj(out[0] if len(out) == 1 else torch.cat(out))
         return result
 
-    def _attend(self, q_NtH: Tensor, k_KLH: Tensor, v_KLH: Tensor, weights: list[Tensor] | None) -> Tensor:
+    def _attend(self, q_NtH: Tensor, k_KLH: Tensor, v_KLH: Tensor, weights: list[Tensor] | None, row: int) -> Tensor:
         arch, window = self.arch, self.layer.window
         heads, tokens, length = q_NtH.shape[0], q_NtH.shape[1], k_KLH.shape[1]
-        if weights is not None or arch.attn_softcap:
-            return self._attend_plainly(q_NtH, k_KLH, v_KLH, weights)
+        drops = self.training and self.dropout.p > 0
+        if weights is not None or arch.attn_softcap or drops:
+            return self._attend_plainly(q_NtH, k_KLH, v_KLH, weights, row)
         kv_heads = k_KLH.shape[0]
         if tokens == 1:
             # one token sees all that is left, so the heads of a group are queries of one key head and need no mask
@@ -74,28 +77,33 @@ class Attention(nn.Module):
             )
             return out.reshape(heads, 1, arch.head_dim)
         mask = None
-        if tokens != length or 0 < window < length:
+        if arch.causal and (tokens != length or 0 < window < length):
             mask = visible(tokens, length, window, q_NtH.device)[None]
         if kv_heads != heads:
             k_KLH, v_KLH = (x.repeat_interleave(heads // kv_heads, 0) for x in (k_KLH, v_KLH))
+        is_causal = arch.causal and mask is None
         out = F.scaled_dot_product_attention(
-            q_NtH[None], k_KLH[None], v_KLH[None], attn_mask=mask, is_causal=mask is None, scale=arch.score_scale
+            q_NtH[None], k_KLH[None], v_KLH[None], attn_mask=mask, is_causal=is_causal, scale=arch.score_scale
         )
         return out[0]
 
-    def _attend_plainly(self, q_NtH: Tensor, k_KLH: Tensor, v_KLH: Tensor, weights: list[Tensor] | None) -> Tensor:
-        """The formula as it stands: what soft-caps and `output_attentions` need."""
+    def _attend_plainly(
+        self, q_NtH: Tensor, k_KLH: Tensor, v_KLH: Tensor, weights: list[Tensor] | None, row: int
+    ) -> Tensor:
+        """The formula as it stands: what soft-caps, `output_attentions` and dropout need."""
         arch = self.arch
         group = q_NtH.shape[0] // k_KLH.shape[0]
         k_NLH, v_NLH = k_KLH.repeat_interleave(group, 0), v_KLH.repeat_interleave(group, 0)
         scores = (q_NtH @ k_NLH.transpose(1, 2)).float() * arch.score_scale
         if arch.attn_softcap:
             scores = torch.tanh(scores / arch.attn_softcap) * arch.attn_softcap
-        mask = visible(q_NtH.shape[1], k_NLH.shape[1], self.layer.window, scores.device)
-        shares = scores.masked_fill(~mask, float("-inf")).softmax(-1).to(q_NtH.dtype)
+        if arch.causal:
+            mask = visible(q_NtH.shape[1], k_NLH.shape[1], self.layer.window, scores.device)
+            scores = scores.masked_fill(~mask, float("-inf"))
+        shares = scores.softmax(-1).to(q_NtH.dtype)
         if weights is not None:
             weights.append(shares)
-        return shares @ v_NLH
+        return self.dropout.drop_row(shares, row) @ v_NLH
 
 
 def visible(tokens: int, length: int, window: int, device: torch.device) -> Tensor:

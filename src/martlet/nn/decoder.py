@@ -5,19 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.arch import Activation, Arch, Layer, Placement, Rope, RopeScaling, block_norms
+from martlet.arch import Activation, Arch, Layer, Parts, Placement, Rope, RopeScaling, block_norms
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.attention import Attention
 from martlet.nn.cache import KVCache, RowCache
+from martlet.nn.draws import SampleDropout
 from martlet.nn.norm import build_norm
-from martlet.nn.outputs import CausalLMOutput, ModelOutput
+from martlet.nn.outputs import CausalLMOutput, Fields, ModelOutput
 from martlet.nn.ragged import Padding, Ragged, find_padding, ragged_rows
 from martlet.rope import frequencies, turns_over
 
@@ -28,6 +29,7 @@ ACTIVATIONS: dict[Activation, Map] = {
     Activation.GELU: F.gelu,
     Activation.GELU_TANH: lambda x: F.gelu(x, approximate="tanh"),
     Activation.RELU: F.relu,
+    Activation.TANH: torch.tanh,
 }
 
 
@@ -44,6 +46,11 @@ def start_trace(asked: Any, hidden_states: bool | None, attentions: bool | None)
     keeps_states = _pick(asked, "output_hidden_states", hidden_states, False)
     keeps_attentions = _pick(asked, "output_attentions", attentions, False)
     return Trace([] if keeps_states else None, [] if keeps_attentions else None)
+
+
+def finish(asked: Any, out: Fields, return_dict: bool | None) -> Any:
+    """`out`, or its values alone where the call or the config asks for a tuple."""
+    return out if _pick(asked, "return_dict", return_dict, True) else out.to_tuple()
 
 
 def _pick(asked: Any, key: str, given: bool | None, otherwise: bool) -> bool:
@@ -83,14 +90,18 @@ class Block(nn.Module):
         for name in block_norms(arch):
             self.add_module(name, build_norm(arch, arch.hidden_size))
         self.norm_names = block_norms(arch)
+        self.attn_dropout, self.mlp_dropout = (SampleDropout(arch.dropout.residual) for _ in range(2))
 
     def forward(self, x: Tensor, *attention: Any) -> Tensor:
         norms: list[Map] = [self.get_submodule(name) for name in self.norm_names]
-        mlp: Map = self.mlp
         scale = self.residual_scale
 
         def attend(states: Tensor) -> Tensor:
-            out: Tensor = self.self_attn(states, *attention)
+            out: Tensor = self.attn_dropout(self.self_attn(states, *attention))
+            return out
+
+        def mlp(states: Tensor) -> Tensor:
+            out: Tensor = self.mlp_dropout(self.mlp(states))
             return out
 
         match self.placement:
@@ -113,7 +124,7 @@ class Block(nn.Module):
                 return x + (attend(normed) + mlp(normed)) * scale
 
 
-def _build_table(num_rows: int, width: int) -> nn.Embedding:
+def build_table(num_rows: int, width: int) -> nn.Embedding:
     # with a weight given nothing is drawn: normal_ on the meta device imports torch._dynamo, a second and 60 MB
     return nn.Embedding(num_rows, width, _weight=torch.zeros(num_rows, width))
 
@@ -125,16 +136,17 @@ class Decoder(nn.Module):
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
-        self.arch = arch
-        self.embed_tokens = _build_table(arch.vocab_size, arch.token_vector_size)
+        self.arch, self.parts = arch, Parts()
+        self.embed_tokens = build_table(arch.vocab_size, arch.token_vector_size)
         if arch.position_table:
-            self.embed_positions = _build_table(arch.position_table, arch.hidden_size)
+            self.embed_positions = build_table(arch.position_table, arch.hidden_size)
         if arch.embedding_size:
             self.project_in = nn.Linear(arch.embedding_size, arch.hidden_size, bias=False)
             self.project_out = nn.Linear(arch.hidden_size, arch.embedding_size, bias=False)
         self.layers = nn.ModuleList(Block(arch, layer, index) for index, layer in enumerate(arch.layers))
         if arch.final_norm:
             self.norm = build_norm(arch, arch.hidden_size)
+        self.embed_dropout = SampleDropout(arch.dropout.embeddings)
         self.gradient_checkpointing = False
 
     def run(
@@ -178,11 +190,7 @@ class Decoder(nn.Module):
 
     def _embed(self, ids_T: Tensor | None, rows: Ragged, embeds_TD: Tensor | None) -> Tensor:
         arch = self.arch
-        if embeds_TD is None:
-            assert ids_T is not None
-            x_TD: Tensor = self.embed_tokens(ids_T.to(self.embed_tokens.weight.device))
-        else:
-            x_TD = embeds_TD
+        x_TD = self.embed_words(ids_T, rows, embeds_TD)
         if arch.embed_scale != 1.0:
             # in the weights' dtype: Gemma was trained with the scale rounded to it
             x_TD = x_TD * torch.tensor(arch.embed_scale, dtype=x_TD.dtype, device=x_TD.device)
@@ -190,7 +198,24 @@ class Decoder(nn.Module):
             x_TD = self.project_in(x_TD)
         if arch.position_table:
             x_TD = x_TD + self.embed_positions(rows.positions_T + arch.position_offset)
-        return x_TD
+        dropped: Tensor = self.embed_dropout(x_TD)
+        return dropped
+
+    def embed_words(self, ids_T: Tensor | None, rows: Ragged, embeds_TD: Tensor | None) -> Tensor:
+        """The token vectors `(T, D)`; ArgumentError for a row longer than a table of positions."""
+        longest = max((past + new for past, new in zip(rows.past, rows.lengths, strict=True)), default=0)
+        if self.arch.position_table and longest > self.arch.position_table - self.arch.position_offset:
+            raise ArgumentError(
+                "input_ids",
+                f"a row must not be longer than the {self.arch.max_position_embeddings} positions of the model",
+                found=f"{longest} tokens",
+                remedy="Call the tokenizer with truncation=True.",
+            )
+        if embeds_TD is not None:
+            return embeds_TD
+        assert ids_T is not None
+        vectors: Tensor = self.embed_tokens(ids_T.to(self.embed_tokens.weight.device))
+        return vectors
 
     def _turns(self, rows: Ragged) -> dict[Rope, tuple[Tensor, Tensor]]:
         return {
@@ -221,7 +246,7 @@ class Decoder(nn.Module):
             self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, bool(use_cache), states
         )
         out = ModelOutput(padded.padding.restore(out_TD), cache, *restore_trace(padded, states))
-        return out if _pick(self.asked, "return_dict", return_dict, True) else out.to_tuple()
+        return finish(self.asked, out, return_dict)
 
 
 class CausalLM(nn.Module):
@@ -231,7 +256,7 @@ class CausalLM(nn.Module):
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
-        self.arch = arch
+        self.arch, self.parts = arch, Parts(lm_head=True)
         self.model = Decoder(arch)
         self.lm_head = nn.Linear(arch.token_vector_size, arch.vocab_size, bias=arch.head_bias)
         self.tie_weights()
@@ -278,7 +303,7 @@ class CausalLM(nn.Module):
             logits = padded.padding.restore(self.logits(out_TD))
         loss = None if labels is None else causal_loss(logits, labels)
         out = CausalLMOutput(loss, logits, cache, *restore_trace(padded, states))
-        return out if _pick(self.asked, "return_dict", return_dict, True) else out.to_tuple()
+        return finish(self.asked, out, return_dict)
 
 
 def causal_loss(logits_BPV: Tensor, labels_BP: Tensor) -> Tensor:
@@ -303,7 +328,7 @@ def turn_table(rope: Rope, head_dim: int, rows: Ragged) -> tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class _Padded:
+class Padded:
     padding: Padding
     rows: Ragged
     masks: list[Tensor] = field(default_factory=list)
@@ -318,7 +343,8 @@ def run_padded(
     inputs_embeds: Tensor | None,
     use_cache: bool,
     trace: Trace,
-) -> tuple[_Padded, Tensor, KVCache | None]:
+    token_type_ids: Tensor | None = None,
+) -> tuple[Padded, Tensor, KVCache | None]:
     """Strips the padding, runs the rows, and returns how to put the padding back."""
     given = input_ids if input_ids is not None else inputs_embeds
     if given is None or (input_ids is not None and inputs_embeds is not None):
@@ -336,10 +362,12 @@ def run_padded(
     if position_ids is not None:
         positions = padding.strip(position_ids.to(device).expand(shape)).long()
         rows = Ragged(rows.lengths, rows.past, positions)
+    if token_type_ids is not None:
+        rows = replace(rows, types_T=padding.strip(token_type_ids.to(device).expand(shape)).long())
     ids_T = None if input_ids is None else padding.strip(input_ids)
     embeds_TD = None if inputs_embeds is None else padding.strip(inputs_embeds)
     out = decoder.run(ids_T, rows, past.rows if past else None, trace, embeds_TD)
-    return _Padded(padding, rows), out, past if use_cache or past else None
+    return Padded(padding, rows), out, past if use_cache or past else None
 
 
 def _refuse_turned_cache(arch: Arch, held: tuple[int, ...], lengths: tuple[int, ...]) -> None:
@@ -354,7 +382,7 @@ def _refuse_turned_cache(arch: Arch, held: tuple[int, ...], lengths: tuple[int, 
                 )
 
 
-def restore_trace(padded: _Padded, trace: Trace) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+def restore_trace(padded: Padded, trace: Trace) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
     """A trace's ragged states and attentions as padded tensors, zeros at padding."""
     states = None
     if trace.states is not None:
@@ -364,7 +392,7 @@ def restore_trace(padded: _Padded, trace: Trace) -> tuple[tuple[Tensor, ...] | N
     return states, tuple(_pad_attention(padded, per_row) for per_row in trace.attentions)
 
 
-def _pad_attention(padded: _Padded, per_row: list[Tensor]) -> Tensor:
+def _pad_attention(padded: Padded, per_row: list[Tensor]) -> Tensor:
     padding = padded.padding
     past = max(padded.rows.past)
     first = per_row[0]

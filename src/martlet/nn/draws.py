@@ -57,20 +57,25 @@ def mix(*words: int) -> int:
     return state
 
 
-def uniform(draws: Draws, place: int, width: tuple[int, ...], device: torch.device) -> Tensor:
-    """`(T, *width)` float32 in [0, 1): each row's numbers come from its own sample."""
-    parts = []
-    for sample, length in zip(draws.samples, draws.lengths, strict=True):
-        generator = torch.Generator().manual_seed(mix(draws.seed, draws.step, sample, place) >> 1)
-        parts.append(torch.rand((length, *width), generator=generator))
-    return torch.cat(parts).to(device)
+def uniform(
+    draws: Draws, place: int, width: tuple[int, ...], device: torch.device, lengths: Sequence[int] | None = None
+) -> Tensor:
+    """`(T, *width)` float32 in [0, 1): each row's numbers come from its own sample. `lengths`, if not the batch's."""
+    rows = zip(range(len(draws.samples)), draws.lengths if lengths is None else lengths, strict=True)
+    return torch.cat([uniform_row(draws, place, row, (length, *width)) for row, length in rows]).to(device)
+
+
+def uniform_row(draws: Draws, place: int, row: int, shape: tuple[int, ...]) -> Tensor:
+    """`shape` float32 in [0, 1) of one row's sample, on the CPU."""
+    generator = torch.Generator().manual_seed(mix(draws.seed, draws.step, draws.samples[row], place) >> 1)
+    return torch.rand(shape, generator=generator)
 
 
 class SampleDropout(nn.Module):
-    """Dropout (Srivastava et al. 2014) of ragged rows `(T, ...)`. The trainer numbers the `place` of each.
+    """Dropout (Srivastava et al. 2014) of ragged rows `(T, ...)`, or of one state a row `(B, ...)`.
 
-    A tensor whose first size is not the batch's tokens, or a call outside of training's batches, draws as
-    `nn.Dropout` does, from torch's generator.
+    The trainer numbers the `place` of each. A tensor of another first size, or a call outside of training's batches,
+    draws as `nn.Dropout` does, from torch's generator.
     """
 
     place = 0
@@ -83,9 +88,22 @@ class SampleDropout(nn.Module):
         draws = current_draws()
         if not self.training or self.p == 0.0:
             return x
-        if draws is None or x.shape[0] != sum(draws.lengths):
+        lengths = None if draws is None else draws.lengths
+        if lengths is not None and x.shape[0] != sum(lengths):
+            lengths = (1,) * len(lengths) if x.shape[0] == len(lengths) else None
+        if draws is None or lengths is None:
             return nn.functional.dropout(x, self.p, True)
-        kept = uniform(draws, self.place, tuple(x.shape[1:]), x.device) >= self.p
+        kept = uniform(draws, self.place, tuple(x.shape[1:]), x.device, lengths) >= self.p
+        return x * kept.to(x.dtype) / (1.0 - self.p)
+
+    def drop_row(self, x: Tensor, row: int) -> Tensor:
+        """Dropout of a tensor of any shape that belongs to one row: its attention."""
+        draws = current_draws()
+        if not self.training or self.p == 0.0:
+            return x
+        if draws is None:
+            return nn.functional.dropout(x, self.p, True)
+        kept = uniform_row(draws, self.place, row, tuple(x.shape)).to(x.device) >= self.p
         return x * kept.to(x.dtype) / (1.0 - self.p)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from martlet.arch import Arch, tensors
+from martlet.arch import tensors
 from martlet.formats.gguf_blocks import BLOCKS
 from martlet.formats.tensors import TensorInfo, TensorSource, to_float32
 from martlet.nn.decoder import CausalLM, Decoder
 from martlet.nn.devices import STORED, DeviceMap, device_of
+from martlet.nn.draws import mix
 from martlet.weights import Piece
 
 PART_WEIGHTS = 1 << 22  # 16 MiB of float32
@@ -62,29 +63,21 @@ def stored_dtype(source: TensorSource, pieces: Mapping[str, Piece]) -> torch.dty
     return max(counts, key=lambda dtype: counts[dtype]) if counts else torch.float32
 
 
-def build_empty(arch: Arch, *, head: bool) -> CausalLM | Decoder:
-    """The module without memory for its weights."""
-    with torch.device("meta"):
-        return CausalLM(arch) if head else Decoder(arch)
-
-
 def fill(
     module: nn.Module, source: TensorSource, pieces: Mapping[str, Piece], dtype: torch.dtype, placed: DeviceMap
 ) -> None:
-    """Gives every parameter its tensor, in `dtype`, on its device. One plain on the CPU stays in the file's map.
+    """Gives every parameter in `pieces` its tensor, in `dtype`, on its device. One plain on the CPU stays in the map.
 
     Where the file packs others the plain ones are copied: the map can go, and the file be moved or cut.
     """
-    head = isinstance(module, CausalLM)
     is_packed = any(source.info(piece.source).dtype not in STORED for piece in pieces.values())
-    arch: Arch = module.arch  # type: ignore[assignment]
-    for name in tensors(arch):
-        own = name if head else name.removeprefix("model.")
-        if not head and name.startswith("lm_head."):
+    for name, shape in tensors(module.arch, module.parts).items():  # type: ignore[arg-type]
+        if name not in pieces:
             continue
+        own = own_name(module, name)
         device = device_of(own, placed)
         if device.type == "meta":
-            value = torch.empty(tensors(arch)[name], dtype=dtype, device="meta")
+            value = torch.empty(shape, dtype=dtype, device="meta")
         else:
             piece = pieces[name]
             # what is added is added in float32, before the rounding
@@ -92,8 +85,34 @@ def fill(
             value = value.to(dtype=dtype, device=device, copy=is_packed and source.info(piece.source).dtype in STORED)
             value = value if value.is_contiguous() else value.contiguous()
         _assign(module, own, value)
+    tie(module)
+
+
+def own_name(module: nn.Module, name: str) -> str:
+    """Our name of a tensor as the module has it: a body alone is what other models have under "model."."""
+    return name.removeprefix("model.") if isinstance(module, Decoder) else name
+
+
+def tie(module: nn.Module) -> None:
+    """A tied head is the embedding table."""
     if isinstance(module, CausalLM):
         module.tie_weights()
+
+
+def fill_new(module: nn.Module, names: Iterable[str], dtype: torch.dtype, placed: DeviceMap, std: float) -> None:
+    """Fresh weights for the named tensors: matrices normal with `std`, biases zero, norms one.
+
+    The draws are a function of torch's seed and of the tensor's name; torch's generator is not moved.
+    """
+    for name in names:
+        own = own_name(module, name)
+        shape = module.get_parameter(own).shape
+        generator = torch.Generator().manual_seed(mix(torch.initial_seed(), *name.encode()) >> 1)
+        if len(shape) > 1:
+            value = torch.empty(shape).normal_(0.0, std, generator=generator)
+        else:
+            value = torch.zeros(shape) if name.endswith(".bias") else torch.ones(shape)
+        _assign(module, own, value.to(dtype=dtype, device=device_of(own, placed)))
 
 
 def fill_random(module: nn.Module, dtype: torch.dtype, std: float) -> None:
@@ -105,8 +124,7 @@ def fill_random(module: nn.Module, dtype: torch.dtype, std: float) -> None:
         else:
             value.fill_(0.0 if name.endswith(".bias") or _is_plus_one(module, name) else 1.0)
         _assign(module, name, value)
-    if isinstance(module, CausalLM):
-        module.tie_weights()
+    tie(module)
 
 
 def _is_plus_one(module: nn.Module, name: str) -> bool:

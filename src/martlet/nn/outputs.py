@@ -55,6 +55,38 @@ class ModelOutput(Fields):
 
 
 @dataclass
+class EncoderOutput(Fields):
+    """An encoder's `ModelOutput`; `pooler_output` is `(B, hidden_size)`, None without a pooler."""
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class HeadOutput(Fields):
+    """`logits` is `(B, num_labels)` of sequences, `(B, P, num_labels)` of tokens, `(B, choices)`, or `(B, P,
+    vocab_size)` of masked tokens, zeros at padding; `loss` the mean over supervised items, given labels."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class QuestionAnsweringOutput(Fields):
+    """Scores `(B, P)` of each token as an answer's start and end, minus infinity at padding."""
+
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
 class CausalLMOutput(Fields):
     """`logits` is `(B, P, vocab_size)`, zeros at padding; `loss` the mean over supervised tokens, given labels."""
 

@@ -19,6 +19,7 @@ class Ragged:
     lengths: tuple[int, ...]
     past: tuple[int, ...]
     positions_T: Tensor
+    types_T: Tensor | None = None  # segments (token_type_ids); None: all 0
 
     @property
     def spans(self) -> list[tuple[int, int]]:
