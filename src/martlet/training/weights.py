@@ -15,8 +15,8 @@ from martlet.arch import tensors
 from martlet.checkpoint import open_checkpoint
 from martlet.errors import CheckpointError, MartletError
 from martlet.formats.safetensors import SafetensorsFile
-from martlet.modeling import Model, ModelForCausalLM
-from martlet.nn.load import read_tensor
+from martlet.modeling import Saved
+from martlet.nn.load import own_name, read_tensor
 from martlet.training.statefile import read_tensor as read_copy
 from martlet.training.statefile import save_tensors
 
@@ -35,7 +35,7 @@ def save_weights(model: Any, folder: Path, state: Mapping[str, Tensor] | None = 
     if _is_adapted(model):
         model.save_pretrained(folder)
         save_tensors(folder / ADAPTER, dict(_trainable(model)))
-    elif isinstance(model, Model | ModelForCausalLM):
+    elif isinstance(model, Saved):
         model.save_pretrained(folder, state_dict=state)
     elif hasattr(model, "save_pretrained") and state is None:
         model.save_pretrained(folder)
@@ -51,7 +51,7 @@ def load_weights(model: Any, folder: Path) -> None:
             _copy(dict(_trainable(model)), folder / ADAPTER)
         elif (folder / PLAIN).is_file():
             _copy(_distinct(model), folder / PLAIN)
-        elif isinstance(model, Model | ModelForCausalLM):
+        elif isinstance(model, Saved):
             _load_saved(model, folder)
         else:
             raise CheckpointError(str(folder), "has no weights of this kind of model", found=type(model).__name__)
@@ -61,20 +61,18 @@ def _load_saved(model: Any, folder: Path) -> None:
     try:
         opened = open_checkpoint(folder)
         source = opened.open_weights()
-        has_head = hasattr(model, "lm_head")
-        pieces = opened.locate(source, head=has_head)
+        pieces = opened.locate(source, model.parts)
     except MartletError as problem:
         raise CheckpointError(str(folder), "its weights cannot be read", found=str(problem)) from problem
     own = dict(model.named_parameters(remove_duplicate=False))
-    expected = tensors(model.arch)
-    if tensors(opened.arch) != expected:
+    expected = tensors(model.arch, model.parts)
+    found = tensors(opened.arch, model.parts)
+    if found != expected:
         raise CheckpointError(
-            str(folder),
-            "must be of the same architecture as the model",
-            found=_difference(tensors(opened.arch), expected),
+            str(folder), "must be of the same architecture as the model", found=_difference(found, expected)
         )
     for name in expected:
-        key = name if has_head else name.removeprefix("model.")
+        key = own_name(model, name)
         if key in own and name in pieces:
             value = pieces[name].take(read_tensor(source, pieces[name].source, own[key].dtype))
             own[key].copy_(value)
