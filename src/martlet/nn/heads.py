@@ -284,7 +284,7 @@ class MultipleChoice(Headed):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Logits `(B, choices)` of inputs `(B, choices, P)`; the loss where `labels` (B,), the right ones, are given."""
+        """Logits `(B, choices)` of inputs `(B, choices, P)`; and the loss of `labels` (B,), the right ones."""
         given = input_ids if input_ids is not None else inputs_embeds
         if given is None or given.ndim < 3:
             raise ArgumentError(
