@@ -79,9 +79,9 @@ if TYPE_CHECKING:
     )
     from martlet.datasets.info import DatasetInfo
     from martlet.datasets.load import load_dataset
-    from martlet.datasets.slicing import ReadInstruction
     from martlet.datasets.progress import disable_progress_bars, enable_progress_bars
     from martlet.datasets.saving import load_from_disk
+    from martlet.datasets.slicing import ReadInstruction
     from martlet.datasets.splits import NamedSplit, Split, SplitDict, SplitInfo
 
 

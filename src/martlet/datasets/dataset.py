@@ -141,7 +141,8 @@ class Dataset:
     @property
     def column_names(self) -> list[str]:
         """Names of the columns."""
-        return list(self._source.names if hasattr(self._source, "names") else self._stored.features)
+        names = getattr(self._source, "names", None)
+        return list(self._stored.features if names is None else names)
 
     @property
     def num_rows(self) -> int:
@@ -468,12 +469,18 @@ class Dataset:
 
     @classmethod
     def from_file(
-        cls, filename: str, info: DatasetInfo | None = None, split: str | None = None, in_memory: bool = False
+        cls,
+        filename: str,
+        info: DatasetInfo | None = None,
+        split: str | None = None,
+        indices_filename: str | None = None,
+        in_memory: bool = False,
     ) -> Dataset:
-        """The rows of one Arrow file, mapped into memory."""
+        """The rows of one Arrow file, mapped into memory; all, or those numbered in another."""
+        indices = open_arrow(indices_filename) if indices_filename is not None else None
         table = open_arrow(filename, in_memory=in_memory)
         stored = Stored.of(table, info.features if info else None, () if in_memory else (str(filename),))
-        return cls(stored, info, split)
+        return cls(stored, info, split, indices)
 
     def __repr__(self) -> str:
         from martlet.datasets.display import text_of

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,18 @@ class DatasetDict(dict[str, Dataset]):
         return "".join(f"<h4>{name}</h4>{dataset._repr_html_()}" for name, dataset in self.items())
 
 
+@dataclass(frozen=True)
+class WithSplit:
+    """A function that is told the split after its other arguments."""
+
+    function: Callable[..., Any]
+    split: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it."""
+        return self.function(*args, self.split, **kwargs)
+
+
 def _done_to_each(name: str) -> Any:
     """A verb of Dataset, done to each split. {split: value} is taken for files and seeds."""
     method = getattr(Dataset, name)
@@ -196,6 +209,7 @@ def _done_to_each(name: str) -> Any:
 
     @functools.wraps(method)
     def each(self: DatasetDict, *args: Any, **kwargs: Any) -> DatasetDict:
+        with_split = name == "map" and kwargs.pop("with_split", False)
         several = {plural[key]: kwargs.pop(key) or {} for key in list(kwargs) if key in plural}
         for key in ("seed", "generator"):
             if isinstance(kwargs.get(key), Mapping):
@@ -203,6 +217,10 @@ def _done_to_each(name: str) -> Any:
 
         def call(split: str, dataset: Dataset) -> Any:
             own = {key: values[split] for key, values in several.items() if split in values}
+            if with_split:
+                function, rest = (args[0], args[1:]) if args else (kwargs["function"], ())
+                named = {key: value for key, value in kwargs.items() if key != "function"}
+                return method(dataset, WithSplit(function, split), *rest, **named, **own)
             return method(dataset, *args, **kwargs, **own)
 
         return self._each(call)

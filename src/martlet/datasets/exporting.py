@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from martlet.datasets.arguments import verb
 from martlet.datasets.formatting import PLAIN, format_table
+from martlet.datasets.kinds import Json, LargeList, List, walk
 from martlet.datasets.selection import positions
+from martlet.datasets.tables import dict_maker
 from martlet.errors import ArgumentError, FeatureError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -30,14 +32,40 @@ ROW_GROUP_BYTES = 100_000_000
 def to_dict(self: Dataset, batch_size: int | None = None, batched: bool = False) -> Any:
     """Columns by name, as lists of what is stored (pictures as bytes and path); `batched` gives them in parts."""
     if not batched:
-        return self._whole(None).to_pydict()
-    return (table.to_pydict() for table in self._tables(batch_size or WRITTEN_ROWS))
+        return _columns(self, self._whole(None))
+    return (_columns(self, table) for table in self._tables(batch_size or WRITTEN_ROWS))
+
+
+def _columns(dataset: Dataset, table: pa.Table) -> dict[str, list[Any]]:
+    """Columns of what is stored, JSON parsed."""
+    features = dataset.features
+    return {
+        name: [_parsed(features[name], value) for value in table.column(name).to_pylist()]
+        if any(isinstance(kind, Json) for kind in walk(features[name]))
+        else table.column(name).to_pylist()
+        for name in table.column_names
+    }
+
+
+def _parsed(kind: Any, value: Any) -> Any:
+    if value is None or not any(isinstance(sub, Json) for sub in walk(kind)):
+        return value
+    if isinstance(kind, dict):
+        return {name: _parsed(sub, value[name]) for name, sub in kind.items()}
+    if isinstance(kind, List | LargeList):
+        return [_parsed(kind.feature, item) for item in value]
+    return json.loads(value)
 
 
 def to_list(self: Dataset) -> list[dict[str, Any]]:
     """Rows as dicts of what is stored."""
-    rows: list[dict[str, Any]] = self._whole(None).to_pylist()
-    return rows
+    return _rows(self, self._whole(None))
+
+
+def _rows(dataset: Dataset, table: pa.Table) -> list[dict[str, Any]]:
+    """Rows of what is stored, JSON parsed."""
+    columns = _columns(dataset, table)
+    return dict_maker(tuple(columns))(list(columns.values())) if columns else [{}] * table.num_rows
 
 
 @verb
@@ -114,7 +142,6 @@ def to_json(
         raise UnsupportedError("to_json()", f"has no orient={orient!r}", remedy="ds.to_pandas().to_json() has it.")
     if not lines and batch_size is not None and batch_size < self.num_rows:
         raise ArgumentError("to_json()", "lines=False writes all rows at once", found=f"batch_size={batch_size}")
-    names = self.column_names
     written, first = 0, True
     with _opened(path_or_buf, storage_options, compression) as file:
         if not lines:
@@ -123,7 +150,7 @@ def to_json(
             at = positions(begin, min(begin + (batch_size or WRITTEN_ROWS), self.num_rows))
             texts = [
                 json.dumps(row, ensure_ascii=force_ascii, indent=indent, default=_plain, separators=(",", ":"))
-                for row in _rows(self, at, names)
+                for row in _rows(self, self._table(at))
             ]
             joint = "\n" if lines else ","
             text = joint.join(texts) + ("\n" if lines else "")
@@ -132,19 +159,6 @@ def to_json(
         if not lines:
             written += file.write(b"]")
     return written
-
-
-def _rows(dataset: Dataset, at: Any, names: list[str]) -> list[dict[str, Any]]:
-    """Rows of what is stored, JSON columns parsed."""
-    from martlet.datasets.kinds import Json
-
-    table = dataset._table(at)
-    rows: list[dict[str, Any]] = table.to_pylist()
-    for name in names:
-        if isinstance(dataset.features[name], Json):
-            for row in rows:
-                row[name] = None if row[name] is None else json.loads(row[name])
-    return rows
 
 
 def _plain(value: Any) -> Any:

@@ -138,7 +138,9 @@ def sort(
     orders = ["descending" if down else "ascending" for down in reversed_]
     table = self._whole(names)
     if int(pa.__version__.split(".")[0]) >= 25:  # since then nulls are placed key by key
-        picked = pc.sort_indices(table, sort_keys=[(name, order, placement) for name, order in zip(names, orders, strict=True)])
+        picked = pc.sort_indices(
+            table, sort_keys=[(name, order, placement) for name, order in zip(names, orders, strict=True)]
+        )
     else:
         picked = pc.sort_indices(table, sort_keys=list(zip(names, orders, strict=True)), null_placement=placement)
     return _chosen(self, Picks(picked.to_numpy().astype(np.int64)))

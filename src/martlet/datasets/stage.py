@@ -200,7 +200,12 @@ class Pending:
     """A chain of steps over selected rows of a table, not run yet. It is run once, whoever asks first."""
 
     def __init__(
-        self, source: Stored, selection: Selection | None, steps: tuple[Step, ...], options: Options, names: list[str]
+        self,
+        source: Stored,
+        selection: Selection | None,
+        steps: tuple[Step, ...],
+        options: Options,
+        names: list[str] | None,
     ) -> None:
         self.source, self.selection, self.steps, self.options = source, selection, steps, options
         self.names = names
@@ -228,7 +233,7 @@ class Pending:
         """Whether a step may be fused: none that needs whole batches comes after one that changes the number of rows."""
         return step.is_local or all(earlier.keeps_count or _is_even(earlier) for earlier in self.steps)
 
-    def then(self, step: Step, options: Options, names: list[str]) -> Pending:
+    def then(self, step: Step, options: Options, names: list[str] | None) -> Pending:
         """The chain with one step more."""
         return Pending(self.source, self.selection, (*self.steps, step), options.after(self.options), names)
 
@@ -422,8 +427,10 @@ class Pending:
             yield on_rows
 
 
-def probed_names(source: Stored, selection: Selection | None, steps: tuple[Step, ...], names: list[str]) -> list[str]:
-    """The columns that come out, found by running the chain on the first rows.
+def probed_names(
+    source: Stored, selection: Selection | None, steps: tuple[Step, ...], names: list[str] | None
+) -> list[str] | None:
+    """The columns that come out, found by running the chain on the first rows; None if these do not tell.
 
     MapError and the function's own errors come now, not when rows are looked at. Random states are put back.
     """
@@ -438,13 +445,14 @@ def probed_names(source: Stored, selection: Selection | None, steps: tuple[Step,
         try:
             with _random_states_kept():
                 _, features = next(job.results(0, count, 0, lambda rows: None))
-            return list(features)
+            assert job._chain is not None
+            return None if job._chain.is_starved else list(features)
         except CountChanged:
-            return names
+            return None
         except Exception:
             if count == min(total, group):  # a small batch may be what it cannot do; a whole one is not
                 raise
-    return names
+    return None
 
 
 @contextlib.contextmanager

@@ -228,7 +228,13 @@ class _MapWork:
         if columns is None:
             return block.table, block.features
         kept = {name: block.table.column(name) for name in block.names if name not in self.step.removed}
-        merged = {**kept, **columns}
+        unordered = {**kept, **columns}
+        order = [name for name in block.names if name in unordered] + [n for n in unordered if n not in block.names]
+        if self.step.features is not None:
+            order = [name for name in self.step.features if name in unordered] + [
+                n for n in order if n not in self.step.features
+            ]
+        merged = {name: unordered[name] for name in order}
         counts = {name: len(values) for name, values in columns.items()}
         if kept.keys() - columns.keys() and any(count != len(block) for count in counts.values()):
             found = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
@@ -393,6 +399,7 @@ class Chain:
     def __init__(self, steps: tuple[Step, ...], features: Features) -> None:
         self.steps = steps
         self._works: list[Any] = [None] * len(steps)
+        self.is_starved = False  # a map was given no rows, so its columns are not known
         self._features = features
 
     def __call__(self, block: Block, rank: int) -> tuple[pa.Table, Features]:
@@ -404,6 +411,7 @@ class Chain:
             if self._works[number] is None:
                 self._works[number] = step.make(features)
             before = table.num_rows
+            self.is_starved |= isinstance(step, MapStep) and not before
             table, features = self._step(number, step, Block(table, features, block.first), rank)
             counts_kept = counts_kept and table.num_rows == before and not isinstance(step, FilterStep)
         return table, features
