@@ -230,7 +230,7 @@ class Pending:
         return self._done is None and self.options.cache_file_name is None and self.options.new_fingerprint is None
 
     def fits(self, step: Step) -> bool:
-        """Whether a step may be fused: none that needs whole batches comes after one that changes the number of rows."""
+        """Whether a step may be fused: none that needs whole batches comes after one that changes the count."""
         return step.is_local or all(earlier.keeps_count or _is_even(earlier) for earlier in self.steps)
 
     def then(self, step: Step, options: Options, names: list[str] | None) -> Pending:
@@ -323,10 +323,8 @@ class Pending:
         return max(group, self.options.block_rows // group * group)
 
     def _parts(self) -> list[tuple[int, int, int]]:
-        """(number, begin, end) of the parts: of rows and steps alone, so that the next run finds what a killed one did."""
+        """(number, begin, end) of the parts: set by rows and steps alone, so a next run finds what a killed one did."""
         group, total = self._group(), self.num_source_rows
-        if self.is_filter and len(self.steps) > 1:
-            group = max(group, 1)
         rows = math.ceil(max(total / MOST_PARTS, min(4, total)) / group) * group
         return [(number, begin, min(begin + rows, total)) for number, begin in enumerate(range(0, total, rows))]
 
