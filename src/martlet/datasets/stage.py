@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import math
 import os
@@ -242,10 +243,15 @@ class Pending:
         """The key of the result."""
         if self.options.new_fingerprint is not None:
             return digest("given", self.options.new_fingerprint)
-        from martlet import __version__
-
         parts = [step.key for step in self.steps]
-        return digest("stage", str(LAYOUT), __version__, self.source.key, selection_key(self.selection), *parts)
+        return digest(
+            "stage",
+            str(LAYOUT),
+            importlib.metadata.version("martlet"),
+            self.source.key,
+            selection_key(self.selection),
+            *parts,
+        )
 
     @property
     def is_filter(self) -> bool:
