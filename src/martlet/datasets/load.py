@@ -96,7 +96,9 @@ def load_dataset(
         found.features = Features(features)
     asked = None if split is None else as_instruction(split)
     if streaming:
-        raise UnsupportedError("streaming=True", "is not there yet")
+        from martlet.datasets.streams.opening import open_streams
+
+        return open_streams(found, asked)
     from martlet.datasets.opened import open_splits
 
     needed = list(found.files) if asked is None else asked.splits(found.files)

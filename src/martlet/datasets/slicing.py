@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from martlet.errors import ArgumentError
+from martlet.errors import ArgumentError, UnsupportedError
 
 _PART = re.compile(
     r"(?P<split>\w+(?:\.\w+)*)"
@@ -139,6 +139,16 @@ class ReadInstruction:
                 found.extend(Rows(split, 0, count) for split, count in num_rows.items())
             else:
                 found.append(part.rows(num_rows[part.split]))
+        return found
+
+    def absolute(self) -> list[tuple[str, int, int | None]]:
+        """Split, start and stop of each part, where the number of rows is not known. UnsupportedError for the rest."""
+        found = []
+        for part in self._parts:
+            if part.unit == "%" or min(part.start or 0, part.stop or 0) < 0:
+                rule = "needs rows that are counted, and this stream's are not"
+                raise UnsupportedError(str(part), rule, remedy="Use row numbers from the start.")
+            found.append((part.split, part.start or 0, part.stop))
         return found
 
     @property

@@ -62,6 +62,12 @@ class Json(Source):
         except _OtherShape:
             yield from self._whole(file)
 
+    def block_is_lines(self) -> bool:
+        return self.field is None and is_utf8(self.encoding)
+
+    def block(self, file: DataFile, block: Block) -> pa.Table:
+        return self._parse(file, block)
+
     def _line_blocks(self, file: DataFile) -> Iterator[Block]:
         with file.open() as stream:
             found = _recoded(stream, self.encoding, self.encoding_errors, file)
@@ -239,8 +245,12 @@ def _whole_remedy(data: bytes) -> str:
     return "A file of lines needs an object on each line." if data.lstrip()[:1] == b"{" else "Is it truncated?"
 
 
+def is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name == "utf-8"
+
+
 def _recoded(stream: IO[bytes], encoding: str, errors: str | None, file: DataFile) -> IO[bytes]:
-    if codecs.lookup(encoding).name == "utf-8" and errors in (None, "strict"):
+    if is_utf8(encoding) and errors in (None, "strict"):
         return stream
     return Recoded(stream, encoding, errors or "strict", file)  # type: ignore[return-value]
 

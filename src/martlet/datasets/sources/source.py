@@ -84,6 +84,14 @@ class Source:
             yield from self.tables(file)
             self.report()
 
+    def block_is_lines(self) -> bool:
+        """Whether a row is a line of the file, so that `block` may read any lines of it."""
+        return False
+
+    def block(self, file: DataFile, block: Any) -> pa.Table:
+        """The rows of some whole lines."""
+        raise NotImplementedError
+
     def units(self, files: Sequence[DataFile]) -> list[DataFile]:
         """The files as read: an archive is its members."""
         found: list[DataFile] = []

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from martlet.datasets.files import DataFile
-from martlet.datasets.sources.json import _recoded
+from martlet.datasets.sources.json import _recoded, is_utf8
 from martlet.datasets.sources.lines import BLOCK_BYTES, Block, blocks, in_order, line_number
 from martlet.datasets.sources.source import Source, broken
 from martlet.errors import ArgumentError
@@ -52,6 +52,12 @@ class Text(Source):
                     yield self._table(texts)
             if is_empty:
                 yield self._table(pa.array([], pa.string()))
+
+    def block_is_lines(self) -> bool:
+        return self.sample_by == "line" and is_utf8(self.encoding)
+
+    def block(self, file: DataFile, block: Block) -> pa.Table:
+        return self._table(self._split(file, block))
 
     def _decoded(self, file: DataFile, block: Block) -> str:
         try:

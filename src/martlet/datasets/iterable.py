@@ -1,0 +1,559 @@
+"""IterableDataset: rows read as they are asked for. Verbs add a step; nothing runs before iteration."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from martlet.datasets.arguments import verb
+from martlet.datasets.features import Features
+from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, make_format
+from martlet.datasets.info import DatasetInfo
+from martlet.datasets.streams.node import Context, Node, Numbered, Row, Run
+from martlet.datasets.streams.numbered import Again, Applied, Every, Grouped, Part
+from martlet.datasets.streams.numbered import Columns as ColumnsStep
+from martlet.datasets.streams.unnumbered import Batched, Columns, Filtered, Gathered, Limited, Repeated
+from martlet.errors import ArgumentError, DatasetError
+
+
+class IterableDataset:
+    """Rows in an order, read when they are iterated. The verbs are `datasets.IterableDataset`'s.
+
+    Where the rows of the source are counted (Dataset, Parquet, Arrow, local JSON Lines and text) a shuffle is a
+    permutation of all rows that is computed, not stored: the same order for any number of workers and ranks.
+    `state_dict()` while iterating is where the next row comes from; after `load_state_dict` iteration goes on there.
+    """
+
+    def __init__(self, node: Node, *, split: str | None = None, info: DatasetInfo | None = None) -> None:
+        self._node, self._split, self._form = node, split, PLAIN
+        self._info = info if info is not None else DatasetInfo(features=node.features)
+        self._rank, self._world = 0, 1
+        self._epoch: Any = 0
+        self._resume: dict[str, Any] | None = None
+        self._run: Run | None = None
+        self._context = Context()
+
+    # a torch DataLoader asks isinstance(dataset, torch.utils.data.IterableDataset); so torch is told, if it is there
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[IterableDataset]:
+        if "torch" in sys.modules:
+            from torch.utils.data import IterableDataset as Theirs
+
+            Theirs.register(IterableDataset)
+        return IterableDataset
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_run": None}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self.__getstate__(),)
+
+    def _like(self, node: Node) -> IterableDataset:
+        new = _made({**self.__getstate__(), "_node": node, "_resume": None, "_epoch": int(self._epoch)})
+        new._info = copy.copy(self._info)
+        new._info.features = node.features
+        return new
+
+    # What is known of it
+
+    @property
+    def features(self) -> Features | None:
+        """The columns and their kinds; None after a `map` that was not told."""
+        return self._node.features
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Description, licence, features."""
+        return self._info
+
+    @property
+    def split(self) -> str | None:
+        """The name of the split."""
+        return self._split
+
+    @property
+    def column_names(self) -> list[str] | None:
+        """Names of the columns, where they are known."""
+        return list(self.features) if self.features is not None else None
+
+    @property
+    def num_columns(self) -> int | None:
+        """Columns, where they are known."""
+        return len(self.features) if self.features is not None else None
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows, where they are counted."""
+        return self._node.num_rows
+
+    @property
+    def num_shards(self) -> int:
+        """Files, or parts, that can be read on their own."""
+        return self._node.num_shards
+
+    @property
+    def n_shards(self) -> int:
+        """`num_shards`."""
+        return self.num_shards
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose order is given."""
+        return int(self._epoch)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.column_names) if self.column_names is not None else "not known before they are read"
+        rows = f", {self.num_rows} rows" if self.num_rows is not None else ""
+        return f"IterableDataset({names}{rows}, {self.num_shards} shard{'s' if self.num_shards != 1 else ''})"
+
+    # Iteration and its state
+
+    def _begin(self) -> Run:
+        index, count = self._rank, self._world
+        if "torch" in sys.modules:
+            from torch.utils.data import get_worker_info
+
+            worker = get_worker_info()
+            if worker is not None:
+                index, count = self._rank + self._world * worker.id, self._world * worker.num_workers
+        self._context = Context(int(self._epoch), index, count)
+        resume, self._resume = self._resume, None
+        state = None
+        if resume is not None and resume["epoch"] == int(self._epoch):
+            if (resume["index"], resume["count"]) != (index, count):
+                raise ArgumentError(
+                    "load_state_dict",
+                    f"the state is of worker {resume['index']} of {resume['count']}",
+                    found=f"worker {index} of {count}",
+                    remedy="Go on with as many workers and ranks.",
+                )
+            state = resume["run"]
+        self._run = self._node.run(state, self._context)
+        return self._run
+
+    def __iter__(self) -> Iterator[Any]:
+        run = self._begin()
+        if self._form.kind is None:
+            yield from run
+            return
+        for row in run:
+            yield self._formatted([row], is_one=True)
+
+    def iter(self, batch_size: int, drop_last_batch: bool = False) -> Iterator[Any]:
+        """Batches: columns of lists, or in the format that was set."""
+        run = self._begin()
+        while True:
+            if self._form.kind is not None and isinstance(run, Numbered):
+                table = run.arrow(batch_size)
+                if table is not None:
+                    if table.num_rows < batch_size and drop_last_batch:
+                        return
+                    features = self.features or Features.from_arrow_schema(table.schema)
+                    yield format_table(table, features, self._form)
+                    continue
+            lists = run.lists(batch_size)
+            if lists is None or (drop_last_batch and len(next(iter(lists.values()), [])) < batch_size):
+                return
+            yield lists if self._form.kind is None else self._formatted(lists)
+
+    def _formatted(self, rows: list[Row] | Columns, is_one: bool = False) -> Any:
+        if self._form.kind == "custom" and self._form.transform is not None:
+            columns = {name: [row[name] for row in rows] for name in rows[0]} if isinstance(rows, list) else rows
+            made = self._form.transform(columns)
+            return {name: values[0] for name, values in made.items()} if is_one else made
+        table, features = _table(rows, self.features)
+        return (format_row if is_one else format_table)(table, features, self._form)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next row comes from: JSON, of a size that the number of rows does not change."""
+        run = self._run.state() if self._run is not None else None
+        if self._resume is not None:
+            return dict(self._resume)
+        return {"epoch": int(self._epoch), "run": run, "index": self._context.index, "count": self._context.count}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """The next iteration goes on where the state was taken, row for row, the shuffle included."""
+        if set(state_dict) != {"epoch", "run", "index", "count"}:
+            raise ArgumentError("load_state_dict", "takes what state_dict() gave", found=sorted(map(str, state_dict)))
+        self._resume, self._run = copy.deepcopy(dict(state_dict)), None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffles are of this epoch from the next iteration on."""
+        if "torch" in sys.modules:
+            import torch
+
+            if not isinstance(self._epoch, torch.Tensor):
+                # shared memory: workers that stay alive see it too
+                self._epoch = torch.tensor(int(self._epoch)).share_memory_()  # type: ignore[no-untyped-call]
+            self._epoch.fill_(epoch)
+        else:
+            self._epoch = epoch
+
+    # Verbs
+
+    @verb
+    def map(
+        self,
+        function: Callable[..., Any] | None = None,
+        with_indices: bool = False,
+        input_columns: str | list[str] | None = None,
+        batched: bool = False,
+        batch_size: int | None = 1000,
+        drop_last_batch: bool = False,
+        remove_columns: str | list[str] | None = None,
+        features: Features | None = None,
+        fn_kwargs: dict[str, Any] | None = None,
+    ) -> IterableDataset:
+        """A function of each row (or of batches of columns), whose result is put over the row. Runs when iterated."""
+        call = _caller(function, with_indices, input_columns, fn_kwargs)
+        removed = [remove_columns] if isinstance(remove_columns, str) else list(remove_columns or [])
+        made = Features(features) if features is not None else None
+        if batched:
+            step: Node = Batched(
+                self._node, _of_batch(call, removed, made), batch_size, drop_last_batch, made, with_indices
+            )
+        else:
+            step = Applied(self._node, _of_row(call, removed, made), made, with_indices)
+        return self._like(step)
+
+    @verb
+    def filter(
+        self,
+        function: Callable[..., Any] | None = None,
+        with_indices: bool = False,
+        input_columns: str | list[str] | None = None,
+        batched: bool = False,
+        batch_size: int | None = 1000,
+        fn_kwargs: dict[str, Any] | None = None,
+    ) -> IterableDataset:
+        """The rows for which the function is true."""
+        call = _caller(function, with_indices, input_columns, fn_kwargs)
+        if not batched:
+            return self._like(Filtered(self._node, lambda row, number: bool(call(row, number)), with_indices))
+
+        def kept(columns: Columns, first: int) -> Columns:
+            size = len(next(iter(columns.values()), []))
+            numbers = list(range(first, first + size))
+            mask = list(call(columns, numbers))
+            return {name: [v for v, keep in zip(values, mask, strict=True) if keep] for name, values in columns.items()}
+
+        return self._like(Batched(self._node, kept, batch_size, False, self.features, with_indices))
+
+    @verb
+    def shuffle(self, seed: int | None = None, generator: Any = None, buffer_size: int = 1000) -> IterableDataset:
+        """Rows in another order, by `seed` and the epoch. Filters and maps below it stay where they are in the script.
+
+        Counted rows are permuted as a whole, in blocks so that reads stay nearly sequential; of a stream of unknown
+        length each `buffer_size` rows are.
+        """
+        import numpy as np
+
+        if generator is not None:
+            seed = int(generator.integers(0, 1 << 62))
+        if seed is None:
+            seed = int(np.random.default_rng().integers(0, 1 << 62))
+        return self._like(self._node.shuffled(int(seed), buffer_size))
+
+    @verb
+    def skip(self, n: int) -> IterableDataset:
+        """Without the first n rows."""
+        _not_negative("skip", n)
+        return self._like(Part(self._node, n, None) if self.num_rows is not None else Limited(self._node, n, None))
+
+    @verb
+    def take(self, n: int) -> IterableDataset:
+        """The first n rows."""
+        _not_negative("take", n)
+        return self._like(Part(self._node, 0, n) if self.num_rows is not None else Limited(self._node, 0, n))
+
+    @verb
+    def repeat(self, num_times: int | None) -> IterableDataset:
+        """All rows so many times, or for ever (None)."""
+        if num_times is not None and self.num_rows is not None:
+            return self._like(Again(self._node, max(0, num_times)))
+        return self._like(Repeated(self._node, num_times))
+
+    @verb
+    def shard(self, num_shards: int, index: int, contiguous: bool = True) -> IterableDataset:
+        """Part `index` of `num_shards`: neighbouring rows, or with contiguous=False every so manyth."""
+        if not 0 <= index < num_shards:
+            raise ArgumentError("shard", f"index must be 0 to {num_shards - 1}", found=index)
+        if self.num_rows is None:
+            raise ArgumentError(
+                "shard", "needs rows that are counted", remedy="split_dataset_by_node deals out any stream."
+            )
+        if not contiguous:
+            return self._like(Every(self._node, index, num_shards))
+        each, rest = divmod(self.num_rows, num_shards)
+        start = index * each + min(index, rest)
+        return self._like(Part(self._node, start, start + each + (index < rest)))
+
+    @verb
+    def batch(self, batch_size: int, drop_last_batch: bool = False) -> IterableDataset:
+        """`batch_size` rows as one, a list a column."""
+        from martlet.datasets.features import List
+
+        features = None if self.features is None else Features({n: List(kind) for n, kind in self.features.items()})
+        step = Grouped if self.num_rows is not None else Gathered
+        return self._like(step(self._node, batch_size, drop_last_batch, features))
+
+    @verb
+    def select_columns(self, column_names: str | list[str]) -> IterableDataset:
+        """Some columns."""
+        names = [column_names] if isinstance(column_names, str) else list(column_names)
+        self._check(names)
+        if self.features is None:
+            return self._like(Applied(self._node, lambda row, _: {name: row[name] for name in names}, None, False))
+        return self._columns({name: name for name in names})
+
+    @verb
+    def remove_columns(self, column_names: str | list[str]) -> IterableDataset:
+        """All columns but these."""
+        names = [column_names] if isinstance(column_names, str) else list(column_names)
+        self._check(names)
+        if self.features is None:
+            return self._like(Applied(self._node, lambda row, _: _without(row, names), None, False))
+        return self._columns({name: name for name in self.features if name not in names})
+
+    @verb
+    def rename_column(self, original_column_name: str, new_column_name: str) -> IterableDataset:
+        """A column under another name."""
+        return self.rename_columns({original_column_name: new_column_name})
+
+    @verb
+    def rename_columns(self, column_mapping: dict[str, str]) -> IterableDataset:
+        """Columns under other names: old to new."""
+        self._check(column_mapping)
+        if self.features is None:
+
+            def renamed(row: Row, _: int) -> Row:
+                return {column_mapping.get(name, name): value for name, value in row.items()}
+
+            return self._like(Applied(self._node, renamed, None, False))
+        names = {name: column_mapping.get(name, name) for name in self.features}
+        if len(set(names.values())) != len(names):
+            raise ArgumentError("rename_columns", "each column needs its own name", found=", ".join(names.values()))
+        return self._columns(names)
+
+    def _columns(self, names: dict[str, str]) -> IterableDataset:
+        assert self.features is not None
+        features = Features({new: self.features[old] for old, new in names.items()})
+        return self._like(ColumnsStep(self._node, names, features))
+
+    def _check(self, names: Iterable[str]) -> None:
+        if self.features is not None and (strange := [name for name in names if name not in self.features]):
+            raise ArgumentError("columns", f"are {', '.join(self.features)}", found=", ".join(map(repr, strange)))
+
+    @verb
+    def add_column(self, name: str, column: Sequence[Any]) -> IterableDataset:
+        """A further column, of as many values as there are rows."""
+        if self.features is not None and name in self.features:
+            raise ArgumentError("add_column", f"there is a column {name!r} already")
+
+        def added(row: Row, number: int) -> Row:
+            return {**row, name: column[number]}
+
+        return self._like(Applied(self._node, added, None, True))
+
+    @verb
+    def cast(self, features: Features) -> IterableDataset:
+        """Rows under other features."""
+        new = Features(features)
+        if self.features is not None and set(new) != set(self.features):
+            raise ArgumentError("cast", f"must name the columns {', '.join(self.features)}", found=", ".join(new))
+        return self._like(Applied(self._node, lambda row, _: new.decode_example(new.encode_example(row)), new, False))
+
+    @verb
+    def cast_column(self, column: str, feature: Any) -> IterableDataset:
+        """One column as another kind."""
+        self._check([column])
+        one = Features({column: feature})
+        new = Features({**self.features, column: feature}) if self.features is not None else None
+
+        def cast(row: Row, _: int) -> Row:
+            return {**row, **one.decode_example(one.encode_example({column: row[column]}))}
+
+        return self._like(Applied(self._node, cast, new, False))
+
+    @verb
+    def with_format(self, type: str | None = None) -> IterableDataset:
+        """Rows and batches as "numpy", "torch", "pandas", "polars" or "arrow"; None for Python objects."""
+        new = self._like(self._node)
+        new._form = make_format(type, None, False, self.column_names or [], {})
+        return new
+
+    def with_transform(self, transform: Callable[[Columns], Columns]) -> IterableDataset:
+        """Rows and batches through a function of columns, as they are handed out."""
+        new = self._like(self._node)
+        new._form = Format("custom", transform=transform)
+        return new
+
+    # To other forms
+
+    def to_list(self) -> list[Row]:
+        """All rows."""
+        return list(self)
+
+    def to_dict(self) -> Columns:
+        """All rows as columns."""
+        batches = list(self.iter(10_000))
+        return {name: [value for batch in batches for value in batch[name]] for name in (batches[0] if batches else {})}
+
+    def to_dataset(self) -> Any:
+        """A Dataset of all rows, in memory."""
+        from martlet.datasets.dataset import Dataset
+
+        table, features = _table(list(self), self.features)
+        return Dataset(table, DatasetInfo(features=features), self._split)
+
+    @classmethod
+    def from_generator(
+        cls,
+        generator: Callable[..., Any],
+        features: Features | None = None,
+        gen_kwargs: dict[str, Any] | None = None,
+        split: str = "train",
+    ) -> IterableDataset:
+        """Rows of a function that gives an iterator; lists in `gen_kwargs` are shards that workers deal out."""
+        from martlet.datasets.streams.reading import Generated
+
+        made = Features(features) if features is not None else None
+        return cls(Generated(generator, gen_kwargs or {}, made), split=split)
+
+
+class IterableDatasetDict(dict[str, IterableDataset]):
+    """Streams by the name of their split; the verbs go to each."""
+
+    @property
+    def column_names(self) -> dict[str, list[str] | None]:
+        """Columns of each split."""
+        return {split: dataset.column_names for split, dataset in self.items()}
+
+    @property
+    def num_columns(self) -> dict[str, int | None]:
+        """Number of columns of each split."""
+        return {split: dataset.num_columns for split, dataset in self.items()}
+
+
+def _each(name: str) -> Callable[..., IterableDatasetDict]:
+    def applied(self: IterableDatasetDict, *args: Any, **kwargs: Any) -> IterableDatasetDict:
+        return IterableDatasetDict({split: getattr(ds, name)(*args, **kwargs) for split, ds in self.items()})
+
+    applied.__name__, applied.__doc__ = name, getattr(IterableDataset, name).__doc__
+    return applied
+
+
+for _name in (
+    *("map", "filter", "shuffle", "skip", "take", "repeat", "shard", "batch", "select_columns", "remove_columns"),
+    *("rename_column", "rename_columns", "cast", "cast_column", "with_format", "with_transform", "add_column"),
+):
+    setattr(IterableDatasetDict, _name, _each(_name))
+
+
+def _made(state: dict[str, Any]) -> IterableDataset:
+    new = object.__new__(IterableDataset)
+    new.__dict__.update(state)
+    return new
+
+
+def _caller(
+    function: Callable[..., Any] | None, with_indices: bool, input_columns: Any, fn_kwargs: dict[str, Any] | None
+) -> Callable[[Any, Any], Any]:
+    """`function` as one of a row or columns, and its number or numbers."""
+    kwargs, names = fn_kwargs or {}, [input_columns] if isinstance(input_columns, str) else input_columns
+    if function is None:
+        return lambda row, _: row
+    if not callable(function):
+        raise ArgumentError("function", "must be callable", found=repr(function)[:80])
+
+    def call(row: Any, number: Any) -> Any:
+        values = [row] if names is None else [row[name] for name in names]
+        made = function(*values, *([number] if with_indices else []), **kwargs)
+        return asyncio.run(_awaited(made)) if inspect.isawaitable(made) else made
+
+    return call
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _of_row(
+    call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
+) -> Callable[[Row, int], Row]:
+    def applied(row: Row, number: int) -> Row:
+        made = call(dict(row), number)
+        if made is None:
+            made = row
+        if not isinstance(made, Mapping):
+            raise DatasetError(
+                "map", "a function of a row must return a dict or None", found=f"a {type(made).__name__}"
+            )
+        new = {**_without(row, removed), **made}
+        return features.decode_example(features.encode_example(new)) if features is not None else new
+
+    return applied
+
+
+def _of_batch(
+    call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
+) -> Callable[[Columns, int], Columns]:
+    def applied(columns: Columns, first: int) -> Columns:
+        size = len(next(iter(columns.values()), []))
+        made = call(dict(columns), list(range(first, first + size)))
+        if made is None:
+            made = columns
+        if isinstance(made, pa.Table):
+            made = made.to_pydict()
+        if not isinstance(made, Mapping):
+            rule = "a function of a batch must return columns or None"
+            raise DatasetError("map", rule, found=f"a {type(made).__name__}")
+        new = {**_without(columns, removed), **made}
+        sizes = {name: len(values) for name, values in new.items()}
+        if len(set(sizes.values())) > 1:
+            said = ", ".join(f"{name} {count}" for name, count in sizes.items())
+            raise DatasetError(
+                f"map, rows {first} to {first + size - 1}",
+                "all columns of a batch must be of one length",
+                found=said,
+                remedy="Name the old columns in remove_columns=.",
+            )
+        new = {name: list(values) for name, values in new.items()}
+        return features.decode_batch(features.encode_batch(new)) if features is not None else new
+
+    return applied
+
+
+def _without(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+def _not_negative(what: str, count: int) -> None:
+    if count < 0:
+        raise ArgumentError(what, "must be 0 or more rows", found=count)
+
+
+def _table(rows: list[Row] | Columns, features: Features | None) -> tuple[pa.Table, Features]:
+    columns = (
+        rows if not isinstance(rows, list) else {name: [row.get(name) for row in rows] for name in (rows or [{}])[0]}
+    )
+    if features is not None:
+        table = pa.table(
+            {
+                name: pa.array(features.encode_column(values, name), features.arrow_schema.field(name).type)
+                for name, values in columns.items()
+            }
+        )
+        return table, features
+    from martlet.datasets.encoding import inferred
+
+    made = {name: inferred(values, name) for name, values in columns.items()}
+    return pa.table({name: array for name, (array, _) in made.items()}), Features(
+        {n: kind for n, (_, kind) in made.items()}
+    )

@@ -1,0 +1,354 @@
+"""Steps after which rows have no numbers: filters, functions of batches, draws; and parts of such streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from martlet.datasets.features import Features
+from martlet.datasets.streams.node import Context, Node, Row, Run, columns_of, pair, triple
+
+Columns = dict[str, list[Any]]
+DRAWS = 1000  # drawn at a time, as Hugging Face's library does: the same seed gives the same order
+
+
+class Filtered(Node):
+    """The rows for which `call(row, number)` is true."""
+
+    def __init__(self, child: Node, call: Callable[[Row, int], bool], counts: bool) -> None:
+        self._child, self._call, self._counts = child, call, counts
+        self.features, self.splits = child.features, not counts
+
+    def children(self) -> list[Node]:
+        return [self._child]
+
+    def start(self, state: Any, context: Context) -> Run:
+        return _FilteredRun(self._child, self._call, state, context)
+
+    def shuffled(self, seed: int, buffer_size: int) -> Node:
+        if self._counts:
+            return super().shuffled(seed, buffer_size)
+        return Filtered(self._child.shuffled(seed, buffer_size), self._call, False)
+
+
+class _FilteredRun(Run):
+    def __init__(self, child: Node, call: Callable[[Row, int], bool], state: Any, context: Context) -> None:
+        inner, self._count = pair(state)
+        self._run, self._call = child.run(inner, context), call
+
+    def __next__(self) -> Row:
+        while True:
+            row = next(self._run)
+            self._count += 1
+            if self._call(row, self._count - 1):
+                return row
+
+    def state(self) -> Any:
+        return [self._run.state(), self._count]
+
+
+class Batched(Node):
+    """A function of `size` rows as columns, and the number of the first: what it returns are the rows."""
+
+    def __init__(
+        self,
+        child: Node,
+        call: Callable[[Columns, int], Columns],
+        size: int | None,
+        drops_last: bool,
+        features: Features | None,
+        counts: bool,
+    ) -> None:
+        self._child, self._call, self._size, self._drops_last = child, call, size, drops_last
+        self._counts, self.features, self.splits = counts, features, not counts
+
+    def children(self) -> list[Node]:
+        return [self._child]
+
+    def start(self, state: Any, context: Context) -> Run:
+        return _BatchedRun(self._child, self._call, self._size, self._drops_last, state, context)
+
+    def shuffled(self, seed: int, buffer_size: int) -> Node:
+        if self._counts:
+            return super().shuffled(seed, buffer_size)
+        below = self._child.shuffled(seed, buffer_size)
+        return Batched(below, self._call, self._size, self._drops_last, self.features, False)
+
+
+class _BatchedRun(Run):
+    """The state is where the batch starts and how many of its rows were handed out."""
+
+    def __init__(
+        self,
+        child: Node,
+        call: Callable[[Columns, int], Columns],
+        size: int | None,
+        drops: bool,
+        state: Any,
+        context: Context,
+    ) -> None:
+        self._at, self._count, done = triple(state)
+        self._run, self._call, self._size, self._drops = child.run(self._at, context), call, size, drops
+        self._rows: list[Row] = []
+        self._taken = self._done = 0
+        if done:
+            self._fill()
+            self._done = done
+
+    def _fill(self) -> bool:
+        self._count += self._taken
+        self._at, self._rows, self._done, self._taken = self._run.state(), [], 0, 0
+        columns = self._run.lists(self._size or 1 << 62)
+        if columns is None:
+            return False
+        self._taken = len(next(iter(columns.values()), []))
+        if self._drops and self._size is not None and self._taken < self._size:
+            return False
+        made = self._call(columns, self._count)
+        names = list(made)
+        self._rows = [dict(zip(names, values, strict=True)) for values in zip(*made.values(), strict=True)]
+        return True
+
+    def __next__(self) -> Row:
+        while self._done >= len(self._rows):
+            if not self._fill():
+                raise StopIteration
+        self._done += 1
+        return self._rows[self._done - 1]
+
+    def state(self) -> Any:
+        if self._done >= len(self._rows):
+            return [self._run.state(), self._count + self._taken, 0]
+        return [self._at, self._count, self._done]
+
+
+class Limited(Node):
+    """After the first `skip` rows, at most `take`: counted over all workers' rows together."""
+
+    splits = False
+
+    def __init__(self, child: Node, skip: int, take: int | None) -> None:
+        self._child, self._skip, self._take, self.features = child, skip, take, child.features
+
+    def children(self) -> list[Node]:
+        return [self._child]
+
+    def start(self, state: Any, context: Context) -> Run:
+        return _LimitedRun(self._child, self._skip, self._take, state, context)
+
+
+class _LimitedRun(Run):
+    def __init__(self, child: Node, skip: int, take: int | None, state: Any, context: Context) -> None:
+        inner, self._seen = pair(state)
+        self._run, self._skip = child.run(inner, context), skip
+        self._stop = None if take is None else skip + take
+
+    def __next__(self) -> Row:
+        while self._seen < self._skip:
+            next(self._run)
+            self._seen += 1
+        if self._stop is not None and self._seen >= self._stop:
+            raise StopIteration
+        row = next(self._run)
+        self._seen += 1
+        return row
+
+    def state(self) -> Any:
+        return [self._run.state(), self._seen]
+
+
+class Repeated(Node):
+    """All rows again and again: `times` times, or for ever."""
+
+    def __init__(self, child: Node, times: int | None) -> None:
+        self._child, self._times, self.features = child, times, child.features
+
+    def children(self) -> list[Node]:
+        return [self._child]
+
+    def start(self, state: Any, context: Context) -> Run:
+        return _RepeatedRun(self._child, self._times, state, context)
+
+    def shuffled(self, seed: int, buffer_size: int) -> Node:
+        return Repeated(self._child.shuffled(seed, buffer_size), self._times)
+
+
+class _RepeatedRun(Run):
+    def __init__(self, child: Node, times: int | None, state: Any, context: Context) -> None:
+        inner, self._pass = pair(state)
+        self._child, self._times, self._context = child, times, context
+        self._run = child.run(inner, context)
+
+    def __next__(self) -> Row:
+        is_fresh = False
+        while self._times is None or self._pass < self._times:
+            try:
+                return next(self._run)
+            except StopIteration:
+                if is_fresh:  # a pass without a row: there will be none in the next either
+                    raise
+                self._pass, is_fresh = self._pass + 1, True
+                self._run = self._child.run(None, self._context)
+        raise StopIteration
+
+    def state(self) -> Any:
+        return [self._run.state(), self._pass]
+
+
+class Chained(Node):
+    """All rows of the first, then of the second, ..., where they are not numbered."""
+
+    def __init__(self, children: Sequence[Node], features: Features | None) -> None:
+        self._children, self.features = list(children), features
+
+    def children(self) -> list[Node]:
+        return self._children
+
+    def start(self, state: Any, context: Context) -> Run:
+        return _ChainedRun(self._children, self.features, state, context)
+
+
+class _ChainedRun(Run):
+    def __init__(self, children: list[Node], features: Features | None, state: Any, context: Context) -> None:
+        self._number, inner = (0, None) if state is None else (int(state[0]), state[1])
+        self._children, self._context, self._names = children, context, list(features) if features else None
+        self._run = children[self._number].run(inner, context)
+
+    def __next__(self) -> Row:
+        while True:
+            try:
+                row = next(self._run)
+                return row if self._names is None else {name: row.get(name) for name in self._names}
+            except StopIteration:
+                if self._number + 1 >= len(self._children):
+                    raise
+                self._number += 1
+                self._run = self._children[self._number].run(None, self._context)
+
+    def state(self) -> Any:
+        return [self._number, self._run.state()]
+
+
+class Drawn(Node):
+    """Rows of several streams in turn, or drawn with probabilities, until `stopping` says so."""
+
+    splits = False
+
+    def __init__(
+        self,
+        children: Sequence[Node],
+        probabilities: list[float] | None,
+        seed: int | None,
+        stopping: str,
+        features: Any,
+    ) -> None:
+        self._children, self._probabilities = list(children), probabilities
+        self._seed = seed if seed is not None else int(np.random.default_rng().integers(1 << 31))
+        self._stopping, self.features = stopping, features
+
+    def children(self) -> list[Node]:
+        return self._children
+
+    def start(self, state: Any, context: Context) -> Run:
+        return _DrawnRun(self, state, context)
+
+    def draws(self, number: int) -> list[int]:
+        """The draws `number` times DRAWS and after."""
+        count = len(self._children)
+        if self._probabilities is None:
+            return [(number * DRAWS + place) % count for place in range(DRAWS)]
+        generator = np.random.default_rng(self._seed)
+        for _ in range(number):
+            generator.choice(count, size=DRAWS, p=self._probabilities)
+        drawn: list[int] = generator.choice(count, size=DRAWS, p=self._probabilities).tolist()
+        return drawn
+
+    @property
+    def stopping(self) -> str:
+        return self._stopping
+
+
+class _DrawnRun(Run):
+    """One row of each stream is read ahead, to know whether it was the last."""
+
+    def __init__(self, node: Drawn, state: Any, context: Context) -> None:
+        count = len(node.children())
+        states, place, exhausted = state or ([None] * count, 0, [False] * count)
+        self._place = int(place)
+        self._node, self._context, self._exhausted = node, context, list(exhausted)
+        self._runs = [child.run(each, context) for child, each in zip(node.children(), states, strict=True)]
+        self._states: list[Any] = list(states)
+        self._next: list[Row | None] = [None] * count
+        self._is_read = [False] * count
+        self._draws = node.draws(self._place // DRAWS)
+        self._names = list(node.features) if node.features is not None else None
+
+    def _ahead(self, number: int) -> None:
+        self._states[number] = self._runs[number].state()
+        self._next[number] = next(self._runs[number], None)
+        self._is_read[number] = True
+
+    def _is_over(self) -> bool:
+        return any(self._exhausted) if self._node.stopping == "first_exhausted" else all(self._exhausted)
+
+    def __next__(self) -> Row:
+        while not self._is_over():
+            number = self._draws[self._place % DRAWS]
+            self._place += 1
+            if self._place % DRAWS == 0:
+                self._draws = self._node.draws(self._place // DRAWS)
+            is_once = self._node.stopping == "all_exhausted_without_replacement"
+            if self._exhausted[number] and is_once:
+                continue
+            if not self._is_read[number]:
+                self._ahead(number)
+            row = self._next[number]
+            self._ahead(number)
+            if self._next[number] is None:
+                self._exhausted[number] = True
+                if not is_once:
+                    self._runs[number] = self._node.children()[number].run(None, self._context)
+                    self._states[number], self._is_read[number] = None, False
+            if row is not None:
+                return row if self._names is None else {name: row.get(name) for name in self._names}
+            if all(self._exhausted):
+                break
+        raise StopIteration
+
+    def state(self) -> Any:
+        return [list(self._states), self._place, list(self._exhausted)]
+
+
+class Gathered(Node):
+    """`size` rows as one, a list a column, where rows are not numbered."""
+
+    splits = False
+
+    def __init__(self, child: Node, size: int, drops_last: bool, features: Features | None) -> None:
+        self._child, self._size, self._drops_last, self.features = child, size, drops_last, features
+
+    def children(self) -> list[Node]:
+        return [self._child]
+
+    def start(self, state: Any, context: Context) -> Run:
+        return _GatheredRun(self._child.run(state, context), self._size, self._drops_last)
+
+
+class _GatheredRun(Run):
+    def __init__(self, run: Run, size: int, drops_last: bool) -> None:
+        self._run, self._size, self._drops_last = run, size, drops_last
+
+    def __next__(self) -> Row:
+        rows = []
+        for row in self._run:
+            rows.append(row)
+            if len(rows) == self._size:
+                break
+        if not rows or (self._drops_last and len(rows) < self._size):
+            raise StopIteration
+        return columns_of(rows)
+
+    def state(self) -> Any:
+        return self._run.state()
