@@ -10,6 +10,11 @@ _ROOMS = {
     "AutoConfig": "auto",
     "AutoModel": "auto",
     "AutoModelForCausalLM": "auto",
+    "AutoModelForMaskedLM": "auto_heads",
+    "AutoModelForMultipleChoice": "auto_heads",
+    "AutoModelForQuestionAnswering": "auto_heads",
+    "AutoModelForSequenceClassification": "auto_heads",
+    "AutoModelForTokenClassification": "auto_heads",
     "AutoTokenizer": "tokenizers",
     "GenerationConfig": "generation",
     "LogitsProcessor": "generation",
@@ -26,6 +31,13 @@ __all__ = ["__version__", *sorted(_ROOMS)]
 
 if TYPE_CHECKING:
     from martlet.auto import AutoConfig, AutoModel, AutoModelForCausalLM
+    from martlet.auto_heads import (
+        AutoModelForMaskedLM,
+        AutoModelForMultipleChoice,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
     from martlet.generation import (
         GenerationConfig,
         LogitsProcessor,

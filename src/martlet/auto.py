@@ -57,14 +57,14 @@ class AutoModel:
 
         `add_pooling_layer=False` leaves an encoder's pooler out, which its checkpoint may then lack.
         """
-        modeling = _modeling()
+        modeling = torch_models()
         pooler = keywords.pop("add_pooling_layer", None)
         return _load(modeling, lambda config: modeling.base_model(config, pooler), name_or_path, keywords)[1]
 
     @staticmethod
     def from_config(config: Any, **keywords: Any) -> Any:
         """A base model with fresh random weights. Keywords are those of `AutoModelForCausalLM.from_config`."""
-        modeling = _modeling()
+        modeling = torch_models()
         pooler = keywords.pop("add_pooling_layer", None)
         return modeling.build_model(lambda config: modeling.base_model(config, pooler), as_config(config), keywords)
 
@@ -96,7 +96,7 @@ class AutoModelForCausalLM:
             config = as_config(keywords.get("config"))
             opened, model = load_inference_model(name_or_path, {**keywords, "config": config})
         else:
-            modeling = _modeling()
+            modeling = torch_models()
             opened, model = _load(modeling, modeling.causal_model, name_or_path, keywords)
         found = opened.snapshot.file("generation_config.json") if opened.gguf is None else None
         model.generation_config = _generation_config(model, found)
@@ -106,7 +106,7 @@ class AutoModelForCausalLM:
     @staticmethod
     def from_config(config: Any, **keywords: Any) -> Any:
         """A language model with fresh random weights, in `dtype`; `set_seed` makes them the same again."""
-        modeling = _modeling()
+        modeling = torch_models()
         model = modeling.build_model(modeling.causal_model, as_config(config), keywords)
         model.generation_config = _generation_config(model, None)
         return model
@@ -140,7 +140,7 @@ def supported_families() -> tuple[str, ...]:
     return tuple(sorted(load_families()))
 
 
-def _modeling() -> Any:
+def torch_models() -> Any:
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError as error:

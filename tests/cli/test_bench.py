@@ -50,6 +50,20 @@ def test_the_table(martlet, tiny):
         assert words in done.stdout
 
 
+def test_a_text_scored(martlet, tiny, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be, that is the question. " * 4)
+    words = ("bench", tiny, "--text", text, "--window", 40, "--json")
+    found = json.loads(martlet(*words).stdout)["engines"]
+    ours, reference = found["martlet"], found["reference"]
+    assert reference["mean_divergence"] == 0
+    assert 0 < ours["mean_divergence"] < 1e-3  # keys and values in bfloat16
+    assert ours["perplexity"] == pytest.approx(reference["perplexity"], rel=1e-2)
+    assert ours["tokens"] == 172 - 5  # a window's first token is not foretold
+    alone = martlet(*words[:-1], "--reference", "none")
+    assert f"{ours['perplexity']:.4f}" in alone.stdout
+
+
 def test_one_new_token_has_no_decoding(martlet, tiny):
     found = json.loads(martlet("bench", tiny, "--prompt-tokens", 8, "--new-tokens", 1, "--repeats", 1, "--json").stdout)
     assert found["engines"]["martlet"]["decode"]["median"] == 0
@@ -86,6 +100,8 @@ def test_beside_transformers(martlet, tiny):
         (("TINY", "--prompt-tokens", "0"), "must be a whole number from 1"),
         (("TINY", "--threads", "2000"), "must be 1 to 1024"),
         (("TINY", "--plot", "out.bmp"), "must end in"),
+        (("TINY", "--text", "nowhere.txt"), "cannot be read"),
+        (("TINY", "--reference", "TINY"), "goes with --text"),
     ],
 )
 def test_bad_input(refused, tiny, words, said):

@@ -103,9 +103,9 @@ SMALL_BERT: dict[str, Any] = {
 # encoders, name -> (model_type, keywords)
 TINY_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", SMALL_BERT),
-    "bert-untied": (
+    "bert-new-gelu": (
         "bert",
-        SMALL_BERT | {"tie_word_embeddings": False, "hidden_act": "gelu_new", "type_vocab_size": 3},
+        SMALL_BERT | {"hidden_act": "gelu_new", "type_vocab_size": 3},
     ),
     "roberta": ("roberta", SMALL_BERT | {"pad_token_id": 1, "type_vocab_size": 1}),
     "distilbert": (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from martlet.cli import options
-from martlet.cli.loading import open_files
+from martlet.cli.loading import load_tokenizer, open_files
 from martlet.cli.tables import bytes_text, table
 from martlet.errors import ArgumentError
 
@@ -25,6 +25,7 @@ examples:
   martlet bench ./model.gguf
   martlet bench ./model.gguf --prompt-tokens 2048 --new-tokens 32 --batch 16 --json
   martlet bench ./model.gguf --compare llama.cpp,transformers --peer-python ./peers/bin/python
+  martlet bench ./model.gguf --text ./book.txt --compare llama.cpp
   martlet bench --cpu
 """
 MEASURED = (("prefill", "prefill, tokens/s"), ("decode", "decode, tokens/s"), ("job", "whole job, new tokens/s"))
@@ -44,6 +45,15 @@ def build(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=_count, default=3, metavar="N", help="runs, of which medians count (default: 3)"
     )
     group.add_argument("--quantize", choices=("int8", "int4"), help="pack float matrices so at load")
+    group = parser.add_argument_group("exactness")
+    group.add_argument("--text", metavar="FILE", help="score a text in place of speed: perplexity, and divergence")
+    group.add_argument("--text-tokens", type=_count, default=8000, metavar="N", help="of the text (default: 8000)")
+    group.add_argument("--window", type=_count, default=1000, metavar="N", help="tokens read in one go (default: 1000)")
+    group.add_argument(
+        "--reference",
+        metavar="MODEL",
+        help="what divergence is from: torch in float32 on this model (default: MODEL; none: perplexity alone)",
+    )
     group = parser.add_argument_group("beside others")
     group.add_argument("--compare", metavar="NAMES", help="others to run in turn: llama.cpp, transformers")
     group.add_argument("--peer-python", metavar="PATH", default=sys.executable, help="the interpreter that has them")
@@ -68,6 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.model:
         raise ArgumentError("martlet bench", "needs MODEL", remedy="Or --cpu, for the machine alone.")
     peers = _read_peers(arguments)
+    if arguments.text:
+        return _score(arguments, machine, peers)
+    if arguments.reference:
+        raise ArgumentError("--reference", "goes with --text")
     result = _measure(arguments, machine, peers)
     if arguments.plot:
         from martlet.bench.report import plot
@@ -159,6 +173,58 @@ def _measure(arguments: argparse.Namespace, machine: Machine, peers: list[str]) 
         "machine": machine.as_json(),
         "limits": limits.as_json(),
     }
+
+
+def _score(arguments: argparse.Namespace, machine: Machine, peers: list[str]) -> int:
+    """Scores a text, and prints each engine's numbers."""
+    from martlet.bench.run import Here, Load
+    from martlet.bench.text import TorchReference, read_windows, score_text
+
+    if arguments.plot:
+        raise ArgumentError("--plot", "draws speed, and does not go with --text")
+    checkpoint = open_files(arguments)
+    window = min(arguments.window, checkpoint.arch.max_position_embeddings)
+    windows = read_windows(load_tokenizer(arguments), arguments.text, arguments.text_tokens, window)
+    model, load = str(_local_path(checkpoint)), Load((window,), 0)
+    wants_reference = arguments.reference != "none"
+    with _saying() as said:
+        said(f"loading {arguments.model}")
+        ours = Here()
+        options = {"quantize": arguments.quantize}
+        ours.ask(do="load", model=model, threads=machine.num_threads, context=window, rows=1, options=options)
+        engines: dict[str, Engine] = {"martlet": ours}
+        problems = _start_peers(arguments, machine, peers, model, load, engines, said)
+        try:
+            reference = TorchReference(arguments.reference or model).logits if wants_reference else None
+            scores = score_text(engines, windows, reference, said=said)
+        finally:
+            for engine in engines.values():
+                engine.close()
+    found = {name: score.as_json(has_reference=wants_reference) for name, score in scores.items()}
+    result = {
+        "model": arguments.model,
+        "text": arguments.text,
+        "window": window,
+        "reference": (arguments.reference or arguments.model) if wants_reference else None,
+        "engines": found,
+        "left_out": problems,
+    }
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+        return 0
+    rows = [["", "perplexity", "mean divergence", "largest", "same likeliest"]]
+    for name, each in found.items():
+        apart = (
+            [f"{each[key]:.3e}" for key in ("mean_divergence", "largest_divergence")] if wants_reference else ["-"] * 2
+        )
+        same = f"{each['same_likeliest']:.2%}" if wants_reference else "-"
+        rows.append([name, f"{each['perplexity']:.4f}", *apart, same])
+    tokens = found["martlet"]["tokens"]
+    print(f"{arguments.model}\n  {tokens:,} tokens of {arguments.text} in windows of {window:,}; divergence in nats\n")
+    print(table(rows, right=(1, 2, 3, 4)))
+    if problems:
+        print("\n" + "\n".join(problems))
+    return 0
 
 
 def _start_peers(

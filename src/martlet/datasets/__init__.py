@@ -31,18 +31,28 @@ _MODULES = {
     "Translation": "features",
     "TranslationVariableLanguages": "features",
     "Value": "features",
+    "concatenate_datasets": "combine",
+    "disable_caching": "cache",
+    "disable_progress_bars": "progress",
+    "enable_caching": "cache",
+    "enable_progress_bars": "progress",
     "get_dataset_config_names": "hub",
     "get_dataset_default_config_name": "hub",
     "get_dataset_infos": "hub",
     "get_dataset_split_names": "hub",
+    "interleave_datasets": "combine",
+    "is_caching_enabled": "cache",
     "list_datasets": "hub",
     "load_dataset": "load",
+    "load_from_disk": "saving",
 }
 
 __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
+    from martlet.datasets.cache import disable_caching, enable_caching, is_caching_enabled
     from martlet.datasets.column import Column
+    from martlet.datasets.combine import concatenate_datasets, interleave_datasets
     from martlet.datasets.dataset import Dataset
     from martlet.datasets.dataset_dict import DatasetDict
     from martlet.datasets.features import (
@@ -72,6 +82,8 @@ if TYPE_CHECKING:
     from martlet.datasets.info import DatasetInfo
     from martlet.datasets.iterable import IterableDataset, IterableDatasetDict
     from martlet.datasets.load import load_dataset
+    from martlet.datasets.progress import disable_progress_bars, enable_progress_bars
+    from martlet.datasets.saving import load_from_disk
     from martlet.datasets.slicing import ReadInstruction
     from martlet.datasets.splits import NamedSplit, Split, SplitDict, SplitInfo
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from martlet.datasets import columns, exporting, making, mapping, planning, saving, shaping, sql
 from martlet.datasets.column import Column
 from martlet.datasets.features import Features, decodes
 from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, python_lists
 from martlet.datasets.info import DatasetInfo
-from martlet.datasets.selection import Positions, Selection, positions, span_of
+from martlet.datasets.selection import Positions, Selection, compose, positions, span_of
 from martlet.datasets.splits import NamedSplit
-from martlet.datasets.stored import Stored
+from martlet.datasets.stored import Stored, digest
 from martlet.datasets.tables import dict_maker, open_arrow
 from martlet.errors import ArgumentError
 
@@ -63,7 +67,9 @@ class Dataset:
     def _stored(self) -> Stored:
         """The rows behind the selection; runs what is still to be run."""
         if not isinstance(self._source, Stored):
-            self._source = self._source.run()
+            self._source, inner = self._source.run()
+            if inner is not None:
+                self._selection = inner if self._selection is None else compose(inner, self._selection)
         return self._source
 
     @property
@@ -78,6 +84,51 @@ class Dataset:
         return self._info
 
     @property
+    def description(self) -> str:
+        """What the data is."""
+        return self._info.description
+
+    @property
+    def citation(self) -> str:
+        """How to cite it."""
+        return self._info.citation
+
+    @property
+    def homepage(self) -> str:
+        """Where it lives."""
+        return self._info.homepage
+
+    @property
+    def license(self) -> str:
+        """Its licence."""
+        return self._info.license
+
+    @property
+    def builder_name(self) -> str | None:
+        """What loaded it."""
+        return self._info.builder_name
+
+    @property
+    def config_name(self) -> str | None:
+        """Its configuration."""
+        return self._info.config_name
+
+    @property
+    def version(self) -> Any:
+        """Its version."""
+        return self._info.version
+
+    @property
+    def dataset_size(self) -> int | None:
+        """Bytes of the tables of all splits."""
+        return self._info.dataset_size
+
+    @property
+    def download_size(self) -> int | None:
+        """Bytes of the files it was made from."""
+        return self._info.download_size
+
+    @property
     def split(self) -> NamedSplit | None:
         """The name of the split."""
         return self._split
@@ -90,7 +141,8 @@ class Dataset:
     @property
     def column_names(self) -> list[str]:
         """Names of the columns."""
-        return list(self._source.names if hasattr(self._source, "names") else self._stored.features)
+        names = getattr(self._source, "names", None)
+        return list(self._stored.features if names is None else names)
 
     @property
     def num_rows(self) -> int:
@@ -306,16 +358,129 @@ class Dataset:
         kind = form.kind if inside else None
         return self._get(key, Format(kind, (name,), False, form.options if inside else {}))[name]
 
-    # Made from
+    def _known(self, name: str) -> str:
+        """The name, if it is a column's. ArgumentError otherwise."""
+        if name not in self.column_names:
+            near = difflib.get_close_matches(str(name), self.column_names, 1)
+            remedy = f"Did you mean {near[0]!r}?" if near else ""
+            raise ArgumentError(f"column {name!r}", f"the columns are {', '.join(self.column_names)}", remedy=remedy)
+        return name
+
+    def _tables(self, num_rows: int = ITER_ROWS, *, always: bool = False) -> Iterator[pa.Table]:
+        """The rows as Arrow tables of up to `num_rows` rows; `always` at least one."""
+        total = self.num_rows
+        for begin in range(0, total, num_rows):
+            yield self._table(positions(begin, min(begin + num_rows, total)))
+        if always and not total:
+            yield self._table(positions(0, 0))
+
+    def _whole(self, names: list[str] | None) -> pa.Table:
+        """All rows of some columns as one Arrow table."""
+        if self._selection is None:
+            table = self._stored.table
+            return table if names is None else table.select(names)
+        tables = [
+            self._table(positions(a, min(a + 65_536, self.num_rows)), names) for a in range(0, self.num_rows, 65_536)
+        ]
+        return pa.concat_tables(tables) if tables else self._table(positions(0, 0), names)
+
+    @property
+    def _key(self) -> str:
+        """The key of the content: the same for the same rows."""
+        from martlet.datasets.stage import selection_key
+
+        return self._stored.key if self._selection is None else digest(self._stored.key, selection_key(self._selection))
+
+    @property
+    def _fingerprint(self) -> str:
+        """16 hexadecimal digits of the content's key."""
+        return digest(self._key)[:16]
+
+    def cleanup_cache_files(self) -> int:
+        """Removes all results from the cache but the one this dataset is in; their number."""
+        from martlet.datasets import cache
+
+        own = {Path(file).parent.name for file in self._stored.files}
+        return len(cache.clear(keep=own))
+
+    def to_iterable_dataset(self, num_shards: int | None = 1) -> Any:
+        """The same rows as an IterableDataset."""
+        return import_module("martlet.datasets.iterable").from_dataset(self, num_shards)
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (self._stored, self._selection, self._info, self._split, self._form)
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    # Verbs, each in the module of its kind
+
+    map = mapping.map
+    filter = mapping.filter
+    sql = sql.sql
+    plan = planning.plan
+    select = shaping.select
+    skip = shaping.skip
+    take = shaping.take
+    repeat = shaping.repeat
+    shard = shaping.shard
+    shuffle = shaping.shuffle
+    sort = shaping.sort
+    train_test_split = shaping.train_test_split
+    flatten_indices = shaping.flatten_indices
+    rename_column = columns.rename_column
+    rename_columns = columns.rename_columns
+    remove_columns = columns.remove_columns
+    select_columns = columns.select_columns
+    add_column = columns.add_column
+    add_item = columns.add_item
+    cast = columns.cast
+    cast_column = columns.cast_column
+    flatten = columns.flatten
+    unique = columns.unique
+    class_encode_column = columns.class_encode_column
+    align_labels_with_mapping = columns.align_labels_with_mapping
+    batch = columns.batch
+    set_format = columns.set_format
+    reset_format = columns.reset_format
+    set_transform = columns.set_transform
+    with_format = columns.with_format
+    with_transform = columns.with_transform
+    formatted_as = columns.formatted_as
+    format = property(columns.format_of)
+    to_dict = exporting.to_dict
+    to_list = exporting.to_list
+    to_pandas = exporting.to_pandas
+    to_polars = exporting.to_polars
+    to_csv = exporting.to_csv
+    to_json = exporting.to_json
+    to_parquet = exporting.to_parquet
+    to_sql = exporting.to_sql
+    save_to_disk = saving.save_to_disk
+    load_from_disk = staticmethod(saving.load_dataset_from_disk)
+    from_dict = classmethod(making.from_dict)
+    from_list = classmethod(making.from_list)
+    from_pandas = classmethod(making.from_pandas)
+    from_polars = classmethod(making.from_polars)
+    from_buffer = classmethod(making.from_buffer)
+    from_generator = classmethod(making.from_generator)
 
     @classmethod
     def from_file(
-        cls, filename: str, info: DatasetInfo | None = None, split: str | None = None, in_memory: bool = False
+        cls,
+        filename: str,
+        info: DatasetInfo | None = None,
+        split: str | None = None,
+        indices_filename: str | None = None,
+        in_memory: bool = False,
     ) -> Dataset:
-        """The rows of one Arrow file, mapped into memory."""
+        """The rows of one Arrow file, mapped into memory; all, or those numbered in another."""
+        indices = open_arrow(indices_filename) if indices_filename is not None else None
         table = open_arrow(filename, in_memory=in_memory)
         stored = Stored.of(table, info.features if info else None, () if in_memory else (str(filename),))
-        return cls(stored, info, split)
+        return cls(stored, info, split, indices)
 
     def __repr__(self) -> str:
         from martlet.datasets.display import text_of
@@ -326,6 +491,12 @@ class Dataset:
         from martlet.datasets.display import html_of
 
         return html_of(self)
+
+
+def _rebuilt(source: Stored, selection: Any, info: DatasetInfo, split: Any, form: Format) -> Dataset:
+    new = Dataset(source, info, split)
+    new._selection, new._form = selection, form
+    return new
 
 
 def _is_run(at: Positions) -> bool:

@@ -1,19 +1,236 @@
-"""DatasetDict: the splits of a dataset by name."""
+"""DatasetDict: splits by name; a verb is done to each."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from martlet.datasets.arguments import verb
 from martlet.datasets.dataset import Dataset
+from martlet.datasets.saving import DICT_FILE, _put, save_to_disk
+from martlet.errors import ArgumentError
+from martlet.formats.files import save_error
+
+# Files and seeds of each split are given as {split: value}.
+_PER_SPLIT = {
+    "cache_file_names": "cache_file_name",
+    "indices_cache_file_names": "indices_cache_file_name",
+    "seeds": "seed",
+    "generators": "generator",
+}
 
 
 class DatasetDict(dict[str, Dataset]):
-    """Datasets by the name of their split."""
+    """Datasets by the name of their split. `map`, `filter`, `shuffle`, ... are done to each, alike."""
+
+    def _each(self, call: Callable[[str, Dataset], Any]) -> DatasetDict:
+        self._check()
+        return type(self)({name: call(name, dataset) for name, dataset in self.items()})
+
+    def _check(self) -> None:
+        for name, dataset in self.items():
+            if type(dataset) is not Dataset:
+                raise ArgumentError(f"split {name!r}", "must be a Dataset", found=type(dataset).__name__)
+
+    def __getitem__(self, key: Any) -> Dataset:
+        if key in self:
+            return super().__getitem__(key)
+        splits = ", ".join(map(repr, self))
+        if not isinstance(key, str):
+            example = next(iter(self), "train")
+            raise KeyError(f"{key!r} is no split; the splits are {splits}. Did you mean ds[{example!r}][{key!r}]?")
+        raise KeyError(f"{key!r} is no split; the splits are {splits}")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The Arrow table of each split."""
+        return {name: dataset.data for name, dataset in self.items()}
+
+    @property
+    def cache_files(self) -> dict[str, list[dict[str, str]]]:
+        """The files of each split."""
+        return {name: dataset.cache_files for name, dataset in self.items()}
+
+    @property
+    def num_columns(self) -> dict[str, int]:
+        """Columns of each split."""
+        return {name: dataset.num_columns for name, dataset in self.items()}
 
     @property
     def num_rows(self) -> dict[str, int]:
         """Rows of each split."""
-        return {split: dataset.num_rows for split, dataset in self.items()}
+        return {name: dataset.num_rows for name, dataset in self.items()}
 
     @property
     def column_names(self) -> dict[str, list[str]]:
-        """Columns of each split."""
-        return {split: dataset.column_names for split, dataset in self.items()}
+        """Names of the columns of each split."""
+        return {name: dataset.column_names for name, dataset in self.items()}
+
+    @property
+    def shape(self) -> dict[str, tuple[int, int]]:
+        """(rows, columns) of each split."""
+        return {name: dataset.shape for name, dataset in self.items()}
+
+    def unique(self, column: str) -> dict[str, list[Any]]:
+        """The different values of a column, of each split."""
+        return {name: dataset.unique(column) for name, dataset in self.items()}
+
+    def cleanup_cache_files(self) -> dict[str, int]:
+        """Removes what the cache holds and nobody uses; the number of results, of each split."""
+        return {name: dataset.cleanup_cache_files() for name, dataset in self.items()}
+
+    @contextlib.contextmanager
+    def formatted_as(
+        self, type: str | None = None, columns: Any = None, output_all_columns: bool = False, **format_kwargs: Any
+    ) -> Iterator[None]:
+        """Another format within a `with` block."""
+        with contextlib.ExitStack() as stack:
+            for dataset in self.values():
+                stack.enter_context(dataset.formatted_as(type, columns, output_all_columns, **format_kwargs))
+            yield
+
+    def set_format(
+        self, type: str | None = None, columns: Any = None, output_all_columns: bool = False, **format_kwargs: Any
+    ) -> None:
+        """From now on rows of all splits are handed out in a format."""
+        for dataset in self.values():
+            dataset.set_format(type, columns, output_all_columns, **dict(format_kwargs))
+
+    def reset_format(self) -> None:
+        """From now on rows of all splits are Python objects."""
+        for dataset in self.values():
+            dataset.reset_format()
+
+    @verb
+    def set_transform(
+        self, transform: Callable[..., Any] | None, columns: Any = None, output_all_columns: bool = False
+    ) -> None:
+        """From now on batches of all splits go through `transform`."""
+        for dataset in self.values():
+            dataset.set_transform(transform, columns, output_all_columns)
+
+    @verb
+    def save_to_disk(
+        self,
+        dataset_dict_path: str | os.PathLike[str],
+        max_shard_size: str | int | None = None,
+        num_shards: Mapping[str, int] | None = None,
+        num_proc: int | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
+        """Writes a folder with a folder for each split, put in its place when it is whole."""
+        shards = dict(num_shards or {})
+        if strange := sorted(set(shards) - set(self)):
+            raise ArgumentError("save_to_disk()", f"the splits are {', '.join(self)}", found=", ".join(strange))
+        if "://" in os.fspath(dataset_dict_path):
+            self._save_remotely(os.fspath(dataset_dict_path), max_shard_size, shards, storage_options)
+            return
+        folder = Path(dataset_dict_path)
+        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            aside.mkdir(parents=True)
+            for name, dataset in self.items():
+                save_to_disk(dataset, aside / name, max_shard_size, shards.get(name))
+            (aside / DICT_FILE).write_text(json.dumps({"splits": list(self)}), "utf-8")
+            _put(aside, folder)
+        except OSError as problem:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise save_error(folder, problem) from problem
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+    def _save_remotely(self, url: str, max_shard_size: Any, shards: dict[str, int], storage_options: Any) -> None:
+        import fsspec
+
+        for name, dataset in self.items():
+            save_to_disk(dataset, f"{url}/{name}", max_shard_size, shards.get(name), None, storage_options)
+        with fsspec.open(f"{url}/{DICT_FILE}", "w", **(storage_options or {})) as file:
+            file.write(json.dumps({"splits": list(self)}))
+
+    @staticmethod
+    def load_from_disk(
+        dataset_dict_path: str | os.PathLike[str],
+        keep_in_memory: bool | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> DatasetDict:
+        """What `save_to_disk` of either library wrote of a DatasetDict."""
+        from martlet.datasets.saving import load_from_disk
+
+        found = load_from_disk(dataset_dict_path, keep_in_memory, storage_options)
+        if not isinstance(found, DatasetDict):
+            remedy = "Take Dataset.load_from_disk or load_from_disk."
+            raise ArgumentError(os.fspath(dataset_dict_path), "holds one dataset, not splits", remedy=remedy)
+        return found
+
+    def plan(self) -> str:
+        """What will run for each split, and what is cached under which key."""
+        return "\n".join(f"{name}:\n{dataset.plan()}" for name, dataset in self.items())
+
+    def __enter__(self) -> DatasetDict:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __repr__(self) -> str:
+        inner = "\n".join(f"{name}: {dataset!r}" for name, dataset in self.items())
+        return "DatasetDict({\n    " + inner.replace("\n", "\n    ") + "\n})"
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<h4>{name}</h4>{dataset._repr_html_()}" for name, dataset in self.items())
+
+
+@dataclass(frozen=True)
+class WithSplit:
+    """A function that is told the split after its other arguments."""
+
+    function: Callable[..., Any]
+    split: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it."""
+        return self.function(*args, self.split, **kwargs)
+
+
+def _done_to_each(name: str) -> Any:
+    """A verb of Dataset, done to each split. {split: value} is taken for files and seeds."""
+    method = getattr(Dataset, name)
+    known = inspect.signature(method).parameters
+    plural = {many: one for many, one in _PER_SPLIT.items() if one in known and many != one}
+
+    @functools.wraps(method)
+    def each(self: DatasetDict, *args: Any, **kwargs: Any) -> DatasetDict:
+        with_split = name == "map" and kwargs.pop("with_split", False)
+        several = {plural[key]: kwargs.pop(key) or {} for key in list(kwargs) if key in plural}
+        for key in ("seed", "generator"):
+            if isinstance(kwargs.get(key), Mapping):
+                several[key] = kwargs.pop(key)
+
+        def call(split: str, dataset: Dataset) -> Any:
+            own = {key: values[split] for key, values in several.items() if split in values}
+            if with_split:
+                function, rest = (args[0], args[1:]) if args else (kwargs["function"], ())
+                named = {key: value for key, value in kwargs.items() if key != "function"}
+                return method(dataset, WithSplit(function, split), *rest, **named, **own)
+            return method(dataset, *args, **kwargs, **own)
+
+        return self._each(call)
+
+    return each
+
+
+for _name in (
+    *("map", "filter", "sort", "shuffle", "flatten", "flatten_indices", "cast", "cast_column", "remove_columns"),
+    *("rename_column", "rename_columns", "select_columns", "class_encode_column", "with_format", "with_transform"),
+    "align_labels_with_mapping",
+):
+    setattr(DatasetDict, _name, _done_to_each(_name))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from martlet.datasets.features import decode, decodes
-from martlet.datasets.kinds import ArrayXD, LargeList, List
+from martlet.datasets.kinds import ArrayXD, LargeList, List, Value
 from martlet.errors import ArgumentError, MissingDependencyError, UnsupportedError
 
 ALIASES = {
@@ -117,6 +117,8 @@ def torch_column(column: Any, kind: Any, options: Mapping[str, Any]) -> Any:
     raw = _raw(column, kind)
     if isinstance(raw, np.ndarray) and raw.dtype != object:
         return _torch_value(raw, options)
+    if not len(raw):
+        return _torch().empty(0)
     return _torch_stacked([_torch_value(value, options) for value in raw])
 
 
@@ -162,7 +164,8 @@ def _row_array(row: Any, kind: Any) -> Any:
         return np.asarray(row, dtype=kind.dtype)
     if any(isinstance(item, list | dict | type(None)) for item in row):
         return row
-    return np.asarray(row)
+    scalar = kind.feature.dtype if isinstance(kind.feature, Value) else ""
+    return np.asarray(row, dtype=scalar if scalar.startswith(("int", "uint", "float", "bool")) else None)
 
 
 def _is_number(kind: pa.DataType) -> bool:

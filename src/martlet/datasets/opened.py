@@ -81,7 +81,7 @@ def open_splits(found: Found, ready: dict[str, Converted], asked: ReadInstructio
         said = "; ".join(f"{split}: {part.features}" for split, part in ready.items())
         raise FeatureError(str(asked), "splits put together need the same features", found=said)
     files = [] if in_memory else [str(path) for part in ready.values() for path in part.paths]
-    stored = Stored(pa.concat_tables(tables), first.features, files, digest(*keys))
+    stored = Stored(pa.concat_tables(tables), first.features, files, digest(*keys), origin=None)
     return Dataset(stored, _info(found, ready), asked.to_spec())
 
 

@@ -8,8 +8,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from martlet.datasets.order import Permutation
-
 Positions = NDArray[np.int64]
 
 
@@ -101,6 +99,33 @@ class Over:
         return self.inner.rows(self.outer.rows(positions))
 
 
+class Stacked:
+    """Selections of tables that were put end to end."""
+
+    def __init__(self, parts: list[tuple[Selection | None, int]]) -> None:
+        """`parts` are a selection (None: all rows) and the rows of its table, in order."""
+        self.parts = [(Span(0, rows) if selection is None else selection) for selection, rows in parts]
+        self._firsts = np.cumsum([0, *(rows for _, rows in parts)])[:-1]
+        self._starts = np.cumsum([0, *(len(part) for part in self.parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def row(self, position: int) -> int:
+        """The row at one position."""
+        part = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return int(self._firsts[part]) + self.parts[part].row(position - int(self._starts[part]))
+
+    def rows(self, positions: Positions) -> Positions:
+        """The rows at positions."""
+        out = np.empty(len(positions), np.int64)
+        which = np.searchsorted(self._starts, positions, side="right") - 1
+        for part in np.unique(which).tolist():
+            here = which == part
+            out[here] = self._firsts[part] + self.parts[part].rows(positions[here] - self._starts[part])
+        return out
+
+
 def compose(inner: Selection | None, outer: Selection) -> Selection:
     """What `outer` selects of what `inner` selected, in the simplest form."""
     if inner is None:
@@ -130,17 +155,3 @@ def span_of(selection: Selection | None, begin: int, end: int) -> range | None:
         first = selection.row(begin)
         return range(first, first + end - begin)
     return None
-
-
-__all__ = [
-    "Over",
-    "Permutation",
-    "Picks",
-    "Positions",
-    "Repeated",
-    "Selection",
-    "Span",
-    "compose",
-    "positions",
-    "span_of",
-]

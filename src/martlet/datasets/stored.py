@@ -6,14 +6,17 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from martlet.datasets.encoding import cast_array
 from martlet.datasets.features import Features, arrow_field
-from martlet.datasets.tables import Rows, plain_table
-from martlet.errors import ArgumentError
+from martlet.datasets.tables import Rows, open_arrow, plain_table
+from martlet.errors import ArgumentError, DatasetError
+
+SENT_BYTES = 1 << 26  # a table in memory that is larger is given to workers as a file
 
 
 class Stored:
@@ -26,10 +29,13 @@ class Stored:
         files: Sequence[str] = (),
         key: str | Callable[[], str] | None = None,
         owner: Any = None,
+        origin: Sequence[str] | None = (),
     ) -> None:
         self.table, self.features, self.files = table, features, tuple(files)
         self._key = key
         self.owner = owner  # what must live as long as the table: a temporary folder
+        # The columns' names in the files; None: the table is more than the files one after another.
+        self.origin = tuple(table.column_names) if origin == () else origin
 
     @classmethod
     def of(
@@ -45,7 +51,7 @@ class Stored:
             if set(features) != set(names):
                 raise ArgumentError("features", f"must name the columns {', '.join(names)}", found=", ".join(features))
             table, found = table.select(list(features)), features
-        return cls(fitted(table, found), found, files, key)
+        return cls(fitted(table, found), found, files, key, origin=tuple(table.column_names))
 
     @property
     def key(self) -> str:
@@ -78,13 +84,45 @@ class Stored:
     def with_features(self, features: Features) -> Stored:
         """The same storage, understood otherwise."""
         key = self._derived("features", features.to_dict())
-        return Stored(described(self.table, features), features, self.files, key, self.owner)
+        return Stored(described(self.table, features), features, self.files, key, self.owner, self.origin)
 
     def _derived(self, *what: Any) -> Callable[[], str]:
         return lambda: digest(self.key, *map(repr, what))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def in_files(self, folder: Path) -> Stored:
+        """The same rows where other processes can map them: in its own files, or in a new one in the folder."""
+        if self._is_reopened() or self.table.nbytes < SENT_BYTES:
+            return self
+        path = folder / "source.arrow"
+        with pa.OSFile(os.fspath(path), "wb") as sink, pa.ipc.new_file(sink, self.table.schema) as writer:
+            writer.write_table(self.table)
+        return Stored(open_arrow(path), self.features, (os.fspath(path),), self._key)
+
+    def _is_reopened(self) -> bool:
+        """Whether the files, one after another, are the table."""
+        return bool(self.files) and self.origin is not None and all(map(os.path.isfile, self.files))
+
+    def __reduce__(self) -> Any:
+        if self._is_reopened():
+            return _reopened, (self.files, self.origin, self.features, self.key, len(self))
+        return Stored, (self.table, self.features, (), self._key if isinstance(self._key, str) else None)
+
+
+def _reopened(files: Sequence[str], origin: Sequence[str], features: Features, key: str, num_rows: int) -> Stored:
+    """A table from its files, as it was when it was sent. DatasetError if the files changed meanwhile."""
+    schema = features.arrow_schema
+    tables = []
+    for name in files:
+        table = open_arrow(name).select(list(origin))
+        columns = [cast_column(table.column(at), kind) for at, kind in enumerate(features.values())]
+        tables.append(pa.Table.from_arrays(columns, schema=schema))
+    whole = pa.concat_tables(tables)
+    if whole.num_rows != num_rows:
+        raise DatasetError(files[0], f"had {num_rows} rows with the other files", found=whole.num_rows)
+    return Stored(whole, features, files, key, origin=tuple(origin))
 
 
 def described(table: pa.Table, features: Features) -> pa.Table:

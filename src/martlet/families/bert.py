@@ -72,6 +72,7 @@ def encoder(c: Reader, *, offset: int = 0) -> Arch:
     c.neutral("is_decoder", False)
     c.neutral("add_cross_attention", False)
     c.neutral("position_embedding_type", "absolute")
+    c.neutral("tie_word_embeddings", True)  # untied, two tensors of the checkpoint claim to be the head's bias
     heads, rows = c.size("num_attention_heads"), c.size("max_position_embeddings", 512)
     return Arch(
         vocab_size=c.size("vocab_size"),
@@ -88,7 +89,6 @@ def encoder(c: Reader, *, offset: int = 0) -> Arch:
         token_types=c.size("type_vocab_size", 2),
         activation=read_activation(c, default="gelu"),
         pooler=True,
-        tied=c.flag("tie_word_embeddings", True),
         dropout=read_dropout(
             c,
             embeddings="hidden_dropout_prob",
@@ -112,6 +112,7 @@ POST_NORM: Mapping[str, Any] = {
     "mlp_bias": True,
     "head_transform": True,
     "head_bias": True,
+    "tied": True,
 }
 
 
@@ -183,6 +184,7 @@ DISTILBERT_HEADS = {
 def distilbert(c: Reader) -> Arch:
     """BERT without segments and pooler. Sinusoidal positions are stored like learned ones."""
     c.skip("sinusoidal_pos_embds", "tie_weights_")
+    c.neutral("tie_word_embeddings", True)
     heads, positions = c.size("n_heads"), c.size("max_position_embeddings", 512)
     return Arch(
         vocab_size=c.size("vocab_size"),
@@ -196,7 +198,6 @@ def distilbert(c: Reader) -> Arch:
         norm_eps=1e-12,
         position_table=positions,
         activation=read_activation(c, "activation", "gelu"),
-        tied=c.flag("tie_word_embeddings", True),
         dropout=read_dropout(c, embeddings="dropout", attention="attention_dropout", residual="dropout", rate=0.1),
         **POST_NORM,
     )

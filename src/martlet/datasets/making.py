@@ -1,0 +1,239 @@
+"""Datasets out of Python objects: dicts, lists of rows, data frames, generators, Arrow buffers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from martlet.datasets import cache
+from martlet.datasets.arguments import verb
+from martlet.datasets.features import Features
+from martlet.datasets.hashing import key_of
+from martlet.datasets.info import DatasetInfo
+from martlet.datasets.outputs import Kinds, joined, rows_as_columns
+from martlet.datasets.stored import Stored, digest
+from martlet.errors import ArgumentError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from martlet.datasets.dataset import Dataset
+
+GENERATED_ROWS = 1000  # rows of a generator that become one block
+
+
+def _features(features: Any, info: DatasetInfo | None) -> Features | None:
+    if features is not None and info is not None and info.features is not None and info.features != features:
+        raise ArgumentError("features", "differ from those of info", found=repr(features))
+    chosen = features if features is not None else info.features if info is not None else None
+    return Features(chosen) if chosen is not None else None
+
+
+@verb
+def from_dict(
+    cls: type[Dataset],
+    mapping: Mapping[str, Any],
+    features: Features | None = None,
+    info: DatasetInfo | None = None,
+    split: str | None = None,
+    on_mixed_types: str | None = None,
+) -> Dataset:
+    """Columns by name: lists, arrays or tensors of one length. `on_mixed_types="use_json"` keeps any values."""
+    given = _features(features, info)
+    kinds = Kinds(given, None, on_mixed_types)
+    columns: Mapping[str, Any] = mapping
+    if given is not None:
+        if surplus := [name for name in mapping if name not in given]:
+            raise ArgumentError("features", "must name every column", found=f"no {', '.join(map(repr, surplus))}")
+        rows = len(next(iter(mapping.values()))) if mapping else 0
+        columns = {name: mapping.get(name, [None] * rows) for name in given}
+    table, found = kinds.table(columns)
+    return cls(Stored(table, found), info, split)
+
+
+@verb
+def from_list(
+    cls: type[Dataset],
+    mapping: list[dict[str, Any]],
+    features: Features | None = None,
+    info: DatasetInfo | None = None,
+    split: str | None = None,
+    on_mixed_types: str | None = None,
+) -> Dataset:
+    """Rows as dicts; a key that a row lacks is None there. The first row names the columns, or `features` do."""
+    given = _features(features, info)
+    names = list(given) if given is not None else list(mapping[0]) if mapping else []
+    columns = {name: [row.get(name) for row in mapping] for name in names}
+    return cls.from_dict(columns, given, info, split, on_mixed_types)
+
+
+@verb
+def from_pandas(
+    cls: type[Dataset],
+    df: Any,
+    features: Features | None = None,
+    info: DatasetInfo | None = None,
+    split: str | None = None,
+    preserve_index: bool | None = None,
+) -> Dataset:
+    """The columns of a pandas DataFrame. The index becomes a column unless it is a plain range."""
+    table = pa.Table.from_pandas(df, preserve_index=preserve_index)
+    return cls(Stored.of(table.replace_schema_metadata(None), _features(features, info)), info, split)
+
+
+@verb
+def from_polars(
+    cls: type[Dataset],
+    df: Any,
+    features: Features | None = None,
+    info: DatasetInfo | None = None,
+    split: str | None = None,
+) -> Dataset:
+    """The columns of a Polars DataFrame, or of a LazyFrame, collected."""
+    frame = df.collect() if hasattr(df, "collect") else df
+    return cls(Stored.of(frame.to_arrow(), _features(features, info)), info, split)
+
+
+def from_buffer(
+    cls: type[Dataset],
+    buffer: Any,
+    info: DatasetInfo | None = None,
+    split: str | None = None,
+    indices_buffer: Any = None,
+) -> Dataset:
+    """The rows of an Arrow stream in memory."""
+    table = pa.ipc.open_stream(buffer).read_all()
+    indices = pa.ipc.open_stream(indices_buffer).read_all() if indices_buffer is not None else None
+    return cls(Stored.of(table, info.features if info else None), info, split, indices)
+
+
+@verb
+def from_generator(
+    cls: type[Dataset],
+    generator: Callable[..., Iterable[dict[str, Any]]],
+    features: Features | None = None,
+    cache_dir: str | None = None,
+    keep_in_memory: bool = False,
+    gen_kwargs: dict[str, Any] | None = None,
+    num_proc: int | None = None,
+    split: str | None = "train",
+    fingerprint: str | None = None,
+    *,
+    on_mixed_types: str | None = None,
+    cache: bool = True,
+) -> Dataset:
+    """The rows that a generator function yields, written to the cache as they come; made again if its code changes.
+
+    With `num_proc`, lists in `gen_kwargs` are cut into as many parts; each part is generated in its own process.
+    """
+    if num_proc is not None and num_proc > 1:
+        return _generated_by_many(cls, generator, features, dict(gen_kwargs or {}), num_proc, split)
+    given = Features(features) if features is not None else None
+    rows = generator(**(gen_kwargs or {}))
+    if not isinstance(rows, Iterable):
+        raise ArgumentError("from_generator()", "needs a function that yields rows", found=type(rows).__name__)
+    if keep_in_memory or not cache:
+        return cls(Stored(*_joined(list(_blocks(rows, given, on_mixed_types)), given)), None, split)
+    if fingerprint is None:
+        key, _ = key_of(generator, tuple(sorted((gen_kwargs or {}).items())), given and given.to_dict(), on_mixed_types)
+    else:
+        key = fingerprint
+    return cls(_cached(digest("generator", key), rows, given, on_mixed_types), None, split)
+
+
+def _blocks(
+    rows: Iterable[Any], given: Features | None, on_mixed_types: str | None
+) -> Iterator[tuple[pa.Table, Features]]:
+    kinds = Kinds(given, None, on_mixed_types)
+    first, walk = 0, iter(rows)
+    while block := list(itertools.islice(walk, GENERATED_ROWS)):
+        where = f"generated rows {first:,} to {first + len(block) - 1:,}"
+        if given is not None:
+            columns: dict[str, Any] | None = {name: [row.get(name) for row in block] for name in given}
+        else:
+            columns = rows_as_columns(block, where, first)
+        if columns is None:
+            raise ArgumentError("from_generator()", "must yield dicts", found="None")
+        yield kinds.table(columns, where)
+        first += len(block)
+
+
+def _joined(parts: list[tuple[pa.Table, Features]], given: Features | None) -> tuple[pa.Table, Features]:
+    if not parts:
+        features = given or Features()
+        return features.arrow_schema.empty_table(), features
+    return joined(parts, "from_generator()")
+
+
+def _cached(key: str, rows: Iterable[Any], given: Features | None, on_mixed_types: str | None) -> Stored:
+    from martlet.datasets.stage import PartWriter, read_part
+
+    folder = cache.find(key)
+    if folder is None:
+        with cache.making(key) as aside:
+            if aside is not None:
+                writer = PartWriter(aside, 0)
+                try:
+                    for table, features in _blocks(rows, given, on_mixed_types):
+                        writer.write(table, features)
+                    if not writer.files:
+                        writer.write(*_joined([], given))
+                    writer.finish()
+                except OSError as problem:
+                    raise cache.cache_error(aside, problem) from problem
+                finally:
+                    writer.close()
+                cache.finish(key, aside, {"about": "from_generator"})
+            folder = cache.find(key)
+    assert folder is not None
+    found = list(read_part(Path(folder), 0))
+    table, features = joined([(table, features) for _, table, features in found], "from_generator()")
+    return Stored(table, features, [name for name, _, _ in found], key)
+
+
+def _generated_by_many(
+    cls: type[Dataset], generator: Any, features: Any, gen_kwargs: dict[str, Any], num_proc: int, split: str | None
+) -> Dataset:
+    lists = {name: value for name, value in gen_kwargs.items() if isinstance(value, list)}
+    lengths = {len(value) for value in lists.values()}
+    if len(lengths) != 1:
+        rule = "with num_proc, gen_kwargs must have lists of one length, the shards"
+        raise ArgumentError("from_generator()", rule, found=", ".join(map(repr, lists)) or "no list")
+    total = lengths.pop()
+    count = max(1, min(num_proc, total))
+    cuts = [total * part // count for part in range(count + 1)]
+    shards = [
+        {**gen_kwargs, **{name: value[begin:end] for name, value in lists.items()}}
+        for begin, end in itertools.pairwise(cuts)
+    ]
+    given = Features(features) if features is not None else None
+    seeds = cls.from_dict({"shard": list(range(count))})
+    made = seeds.map(
+        _generate_shard,
+        batched=True,
+        batch_size=1,
+        remove_columns=["shard"],
+        features=given,
+        fn_kwargs={"generator": generator, "shards": shards, "features": given},
+        num_proc=count,
+        desc="Generating",
+    )
+    made._split = seeds._split if split is None else cls(pa.table({}), split=split)._split
+    return made
+
+
+def _generate_shard(batch: Any, generator: Any, shards: list[dict[str, Any]], features: Features | None) -> pa.Table:
+    (number,) = batch["shard"]
+    table, _ = _joined(list(_blocks(generator(**shards[number]), features, None)), features)
+    return table
+
+
+def needs_pandas() -> Any:
+    """pandas. MissingDependencyError without it."""
+    try:
+        import pandas
+    except ImportError as problem:
+        raise MissingDependencyError("pandas", "is needed for this", remedy="pip install pandas") from problem
+    return pandas
