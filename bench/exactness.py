@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--window", type=int, default=1000)
+    parser.add_argument("--threads", type=int, help="of every engine (default: all; fewer where others work too)")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--out", type=Path, default=Path("exactness.json"))
     arguments = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, kind: str, windows: list[list[int]], *, has_peer: bool) -> dict:
     source = arguments.folder / SMOLLM2
     path = str(smollm2_variant(source, arguments.folder, kind))
-    threads, ours = count_threads(), Here()
+    threads, ours = count_threads(arguments.threads), Here()
     ours.ask(do="load", model=path, threads=threads, context=arguments.window, rows=1, options={})
     engines = {"martlet": ours}
     if has_peer:

@@ -76,6 +76,18 @@ class Limits:
     model_read: Rate  # of as many as the model reads for a token: caches may help
     peaks: dict[str, Peak]
 
+    def better(self, other: Limits) -> Limits:
+        """The higher of each: what holds a machine back for a moment is no limit of it."""
+        peaks = {
+            name: max(peak, other.peaks[name], key=lambda each: each.operations.best)
+            for name, peak in self.peaks.items()
+        }
+        best = [
+            max(pair, key=lambda rate: rate.best)
+            for pair in ((self.memory_read, other.memory_read), (self.model_read, other.model_read))
+        ]
+        return Limits(best[0], best[1], peaks)
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -113,7 +113,7 @@ class Run:
     """One run of a load. `decode` counts the tokens after each row's first."""
 
     prefill: float  # prompt tokens a second
-    decode: float  # new tokens a second; 0 where there is only one
+    decode: float  # new tokens a second; 0 where there is only one, or where noise hides it
     first_token_s: float
     total_s: float
     job: float  # new tokens a second over the whole job
@@ -149,7 +149,7 @@ def run_once(engine: Engine, load: Load, vocab_size: int, seed: int) -> Run:
         first_s = engine.ask(do="generate", prompts=others, new_tokens=1)["total_s"]
         total_s = first_s if load.new_tokens == 1 else engine.ask(**asked)["total_s"]
     later = (load.new_tokens - 1) * len(load.lengths)
-    decode = later / max(total_s - first_s, 1e-9) if later else 0.0
+    decode = later / (total_s - first_s) if later and total_s > first_s else 0.0
     new_tokens = load.new_tokens * len(load.lengths)
     return Run(load.num_prompt_tokens / first_s, decode, first_s, total_s, new_tokens / total_s)
 
@@ -161,6 +161,7 @@ def run_in_turn(
     repeats: int,
     *,
     warm: bool = True,
+    first_seed: int = 0,
     said: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Series]:
     """Every engine once, then again: so that what disturbs the machine disturbs them all. First once unmeasured."""
@@ -173,7 +174,9 @@ def run_in_turn(
     for repeat in range(repeats):
         for name, engine in engines.items():
             said(f"{name}: run {repeat + 1} of {repeats}")
-            series[name].runs.append(run_once(engine, load, vocab_size, 1000 * repeat + len(load.lengths)))
+            series[name].runs.append(
+                run_once(engine, load, vocab_size, 1000 * (first_seed + repeat) + len(load.lengths))
+            )
     return series
 
 

@@ -150,6 +150,7 @@ def _measure(arguments: argparse.Namespace, machine: Machine, peers: list[str]) 
             said("measuring the machine")
             limits = measure_limits(machine, loaded["loaded"]["packed_bytes"])
             series = run_in_turn(engines, load, arch.vocab_size, arguments.repeats, said=said)
+            limits = limits.better(measure_limits(machine, loaded["loaded"]["packed_bytes"]))
         finally:
             for engine in engines.values():
                 engine.close()
