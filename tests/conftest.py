@@ -6,12 +6,15 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+sys.path.insert(0, str(Path(__file__).parent))  # chat_model.py
 
 REPOSITORY = Path(__file__).parents[1]
 MODELS = Path(os.environ.get("MARTLET_TEST_MODELS", REPOSITORY / "models"))

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 # Names and the room each lives in, imported when first used: `import martlet` loads no torch and takes milliseconds.
 _ROOMS = {
+    "AddedToken": "tokenizers",
     "AutoConfig": "auto",
     "AutoModel": "auto",
     "AutoModelForCausalLM": "auto",
@@ -16,11 +17,14 @@ _ROOMS = {
     "AutoModelForSequenceClassification": "auto_heads",
     "AutoModelForTokenClassification": "auto_heads",
     "AutoTokenizer": "tokenizers",
+    "BatchEncoding": "tokenizers",
+    "DynamicCache": "nn.cache",
     "GenerationConfig": "generation",
     "LogitsProcessor": "generation",
     "LogitsProcessorList": "generation",
     "StoppingCriteria": "generation",
     "StoppingCriteriaList": "generation",
+    "TextGenerationPipeline": "pipelines.text_generation",
     "TextIteratorStreamer": "generation",
     "TextStreamer": "generation",
     "pipeline": "pipelines",
@@ -48,8 +52,10 @@ if TYPE_CHECKING:
         TextStreamer,
         set_seed,
     )
+    from martlet.nn.cache import DynamicCache
     from martlet.pipelines import pipeline
-    from martlet.tokenizers import AutoTokenizer
+    from martlet.pipelines.text_generation import TextGenerationPipeline
+    from martlet.tokenizers import AddedToken, AutoTokenizer, BatchEncoding
 
 
 def __getattr__(name: str) -> Any:

@@ -156,6 +156,7 @@ def open_checkpoint(
         config = Config(_config_values(snapshot, gguf), harmless_config_keys=harmless_config_keys)
     if overrides:
         config = config.but(**overrides)
+    config.name_or_path = os.fspath(name_or_path)
     if trust_remote_code and "auto_map" in config and str(name_or_path) not in _said:
         _said.add(str(name_or_path))
         logger.info("%s names code of its own; martlet has this family and runs none of it", name_or_path)

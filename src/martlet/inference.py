@@ -51,6 +51,14 @@ class InferenceModel:
             raise DeviceError("native engine", "runs on the CPU", found=str(device), remedy="Pass backend='torch'.")
         return self
 
+    def compute_transition_scores(
+        self, sequences: Any, scores: tuple[Any, ...], beam_indices: Any = None, normalize_logits: bool = False
+    ) -> Any:
+        """The score of each generated token; see `martlet.generation.outputs.compute_transition_scores`."""
+        from martlet.generation.outputs import compute_transition_scores
+
+        return compute_transition_scores(sequences, scores, beam_indices, normalize_logits)
+
     def generate(self, inputs: Any = None, generation_config: Any = None, **keywords: Any) -> Any:
         """Continues prompts; see `martlet.generation.generate.generate` for every keyword."""
         from martlet.generation.generate import generate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Collection, Mapping
@@ -17,11 +18,13 @@ from martlet.errors import ArgumentError, UnsupportedError
 from martlet.families import Config
 from martlet.formats.shards import save_sharded
 from martlet.formats.tensors import TensorSource
+from martlet.generation.outputs import compute_transition_scores
 from martlet.nn.decoder import CausalLM, Decoder
 from martlet.nn.devices import STORED, find_dtype, read_device_map
 from martlet.nn.encoder import Encoder
 from martlet.nn.load import fill, fill_new, fill_random, stored_dtype
 from martlet.nn.session import TorchSession
+from martlet.nn.vocabulary import resized_embedding, resized_head, round_up
 from martlet.weights import assemble, check_tied
 
 WORDS = {dtype: word for word, dtype in STORED.items()}
@@ -35,6 +38,8 @@ class Saved:
     parts: arch_.Parts
     config: Config
     name_or_path: str
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
 
     @property
     def device(self) -> torch.device:
@@ -46,9 +51,59 @@ class Saved:
         """The dtype of the first weight."""
         return next(self.parameters()).dtype  # type: ignore[attr-defined,no-any-return]
 
-    def num_parameters(self) -> int:
-        """Weights counted once each."""
-        return sum(parameter.numel() for parameter in self.parameters())  # type: ignore[attr-defined]
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Weights counted once each: all, those that training would change, or those not in an embedding table."""
+        left_out = set()
+        if exclude_embeddings:
+            left_out = {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}  # type: ignore[attr-defined]
+        return sum(
+            parameter.numel()
+            for parameter in self.parameters()  # type: ignore[attr-defined]
+            if id(parameter) not in left_out and (parameter.requires_grad or not only_trainable)
+        )
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of the weights, and of the buffers too unless told otherwise."""
+        held = [*self.parameters(), *(self.buffers() if return_buffers else ())]  # type: ignore[attr-defined]
+        return sum(tensor.nbytes for tensor in held)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether training computes activations twice to keep fewer of them."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())  # type: ignore[attr-defined]
+
+    def enable_input_require_grads(self) -> None:
+        """Makes what the embedding table gives need gradients, for training with its weights frozen."""
+        self._inputs_hook = self.get_input_embeddings().register_forward_hook(  # type: ignore[attr-defined]
+            lambda _, __, output: output.requires_grad_(True)
+        )
+
+    def disable_input_require_grads(self) -> None:
+        self._inputs_hook.remove()
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Makes room for `new_num_tokens` ids, rounded up to a multiple; returns the embedding table.
+
+        Rows that are new begin as the mean of the old ones, of the head too, whatever `mean_resizing` says: a row
+        drawn at random would be likelier than all others. ArgumentError for fewer than one.
+        """
+        whole: Any = self
+        decoder = whole.model if isinstance(whole, CausalLM) else whole
+        asked = decoder.embed_tokens.num_embeddings if new_num_tokens is None else new_num_tokens
+        if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+            raise ArgumentError("new_num_tokens", "must be an integer of at least 1", found=repr(new_num_tokens))
+        size = round_up(asked, pad_to_multiple_of)
+        if size != decoder.embed_tokens.num_embeddings:
+            decoder.embed_tokens = resized_embedding(decoder.embed_tokens, size)
+            decoder.arch = self.arch = dataclasses.replace(self.arch, vocab_size=size)
+            if isinstance(whole, CausalLM):
+                whole.lm_head = resized_head(whole.lm_head, size)
+                whole.tie_weights()
+            self.config.vocab_size = size
+        table: nn.Embedding = decoder.embed_tokens
+        return table
 
     def save_pretrained(
         self,
@@ -121,7 +176,26 @@ class ModelForCausalLM(Saved, CausalLM):
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 
-    def gradient_checkpointing_enable(self) -> None:
+    def get_decoder(self) -> nn.Module:
+        """The model without its head."""
+        return self.model
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The model without its head."""
+        return self.model
+
+    def compute_transition_scores(
+        self, sequences: Any, scores: tuple[Any, ...], beam_indices: Any = None, normalize_logits: bool = False
+    ) -> Any:
+        """The score of each generated token; see `martlet.generation.outputs.compute_transition_scores`."""
+        return compute_transition_scores(sequences, scores, beam_indices, normalize_logits)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Training computes each block's activations twice. `use_reentrant` may be given and changes no result."""
+        unknown = sorted(set(gradient_checkpointing_kwargs or ()) - {"use_reentrant"})
+        if unknown:
+            raise ArgumentError("gradient_checkpointing_kwargs", "may hold use_reentrant", found=", ".join(unknown))
         self.model.gradient_checkpointing = True
 
     def gradient_checkpointing_disable(self) -> None:

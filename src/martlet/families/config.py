@@ -16,7 +16,7 @@ from martlet.families.labels import read_id2label, read_label2id, with_labels
 from martlet.families.registry import Family, find_family
 from martlet.formats.files import write_json
 
-_OWN = ("_values", "_harmless", "_arch")
+_OWN = ("_values", "_harmless", "_arch", "name_or_path")
 
 
 class Config:
@@ -28,13 +28,17 @@ class Config:
     _values: dict[str, Any]
     _harmless: tuple[str, ...]
     _arch: Arch | None
+    name_or_path: str  # where it was read from; "" for one made by hand
 
-    def __init__(self, values: Mapping[str, Any], *, harmless_config_keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], *, harmless_config_keys: Sequence[str] = (), name_or_path: str = ""
+    ) -> None:
         if not isinstance(values, Mapping):
             raise ConfigError("config.json", "must be an object", found=type(values).__name__)
         object.__setattr__(self, "_values", copy.deepcopy(dict(values)))
         object.__setattr__(self, "_harmless", tuple(harmless_config_keys))
         object.__setattr__(self, "_arch", None)
+        object.__setattr__(self, "name_or_path", name_or_path)
 
     @property
     def family(self) -> Family:
@@ -70,8 +74,12 @@ class Config:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in _OWN:
             raise AttributeError(name)
+        if name == "_name_or_path":
+            return self.name_or_path
         if name in self._values:
             return self._values[name]
+        if _RENAMED.get(name) in self._values:
+            return self._values[_RENAMED[name]]
         if name == "num_hidden_layers":
             return self.arch.num_layers
         if name == "tie_word_embeddings":
@@ -84,6 +92,9 @@ class Config:
         raise AttributeError(f"config has no {name!r}" + (f"; is {near[0]!r} meant?" if near else ""))
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("name_or_path", "_name_or_path"):
+            object.__setattr__(self, "name_or_path", str(value))
+            return
         object.__setattr__(self, "_values", _with(self._values, {name: value}))
         object.__setattr__(self, "_arch", None)
 
@@ -99,10 +110,10 @@ class Config:
         return f"Config {self.to_json_string()}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Config:
-        return Config(self._values, harmless_config_keys=self._harmless)
+        return self.but()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._values, self._harmless)
+        return _rebuild, (self._values, self._harmless, self.name_or_path)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The file's value for a key, or the default."""
@@ -110,11 +121,23 @@ class Config:
 
     def but(self, **changes: Any) -> Config:
         """A copy with some keys set."""
-        return Config(_with(self._values, changes), harmless_config_keys=self._harmless)
+        values = _with(self._values, changes)
+        return Config(values, harmless_config_keys=self._harmless, name_or_path=self.name_or_path)
+
+    def update(self, changes: Mapping[str, Any]) -> None:
+        """Sets some keys."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+
+    def get_text_config(self, decoder: bool = False, encoder: bool = False) -> Config:
+        """The part that is about text: all of it."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """A copy of the values, as config.json has them."""
         return copy.deepcopy(self._values)
+
+    to_diff_dict = to_dict
 
     def to_json_string(self) -> str:
         return json.dumps(self._values, indent=2, sort_keys=True) + "\n"
@@ -136,7 +159,15 @@ _ABSENT: dict[str, Any] = {
     "dtype": None,
     "model_type": None,
     "problem_type": None,
+    "rope_scaling": None,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "return_dict": True,
+    "use_return_dict": True,
+    "use_cache": True,
 }
+# One value under the two names it has had.
+_RENAMED = {"torch_dtype": "dtype", "dtype": "torch_dtype", "rope_scaling": "rope_parameters"}
 
 
 def _with(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,5 +179,5 @@ def _with(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return changed
 
 
-def _rebuild(values: dict[str, Any], harmless: tuple[str, ...]) -> Config:
-    return Config(values, harmless_config_keys=harmless)
+def _rebuild(values: dict[str, Any], harmless: tuple[str, ...], name_or_path: str) -> Config:
+    return Config(values, harmless_config_keys=harmless, name_or_path=name_or_path)

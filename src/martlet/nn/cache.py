@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,14 +50,48 @@ class RowCache:
 
 
 class KVCache:
-    """The rows of one batch, as `past_key_values` carries them from one call of a model to the next."""
+    """The rows of one batch, as `past_key_values` carries them from one call of a model to the next.
 
-    def __init__(self, num_rows: int, num_layers: int) -> None:
+    Made without sizes it is empty, and the first call that gets it gives it its rows; `config` may be passed as to
+    Hugging Face's `DynamicCache`, and says nothing that is needed.
+    """
+
+    def __init__(self, num_rows: int = 0, num_layers: int = 0, *, config: Any = None) -> None:
+        self.rows: list[RowCache] = []
+        self.open(num_rows, num_layers)
+
+    def open(self, num_rows: int, num_layers: int) -> None:
+        """Empty rows in place of what was there."""
         self.rows = [RowCache(num_layers) for _ in range(num_rows)]
 
-    def get_seq_length(self) -> int:
-        """Tokens the longest row holds."""
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens the longest row holds, in every layer alike."""
         return max((row.length for row in self.rows), default=0)
+
+    def __len__(self) -> int:
+        """Layers."""
+        return len(self.rows[0].keys) if self.rows else 0
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer, copies `(rows, heads, tokens, width)`; rows that are shorter end in zeros."""
+        for layer in range(len(self)):
+            yield self[layer]
+
+    def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
+        length = self.get_seq_length()
+        padded = []
+        for kind in ("keys", "values"):
+            held = [(getattr(row, kind)[layer], row.length) for row in self.rows]
+            if any(buffer is None for buffer, _ in held):
+                raise IndexError(f"layer {layer} of the cache is empty")
+            out = held[0][0].new_zeros((len(held), held[0][0].shape[0], length, held[0][0].shape[2]))
+            for place, (buffer, count) in enumerate(held):
+                out[place, :, :count] = buffer[:, :count]
+            padded.append(out)
+        return padded[0], padded[1]
 
     def crop(self, length: int) -> None:
         """Keeps the first `length` tokens of every row; a negative length drops that many."""
@@ -64,6 +101,9 @@ class KVCache:
     def reorder_cache(self, rows: Tensor) -> None:
         """Row r becomes a copy of row `rows[r]`."""
         self.rows = [self.rows[int(row)].fork() for row in rows]
+
+
+DynamicCache = KVCache
 
 
 def _grown(old: Tensor | None, new: Tensor, num_tokens: int) -> Tensor:

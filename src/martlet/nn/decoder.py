@@ -60,6 +60,13 @@ def _pick(asked: Any, key: str, given: bool | None, otherwise: bool) -> bool:
     return otherwise if found is None else bool(found)
 
 
+def keeps_cache(module: Any, use_cache: bool | None) -> bool:
+    """Whether a call returns keys and values: as asked, else as the config says, and not while training."""
+    if use_cache is not None:
+        return use_cache
+    return not module.training and _pick(module.asked, "use_cache", None, True)
+
+
 class MLP(nn.Module):
     """down(act(gate x) * up x), or down(act(up x))."""
 
@@ -235,17 +242,20 @@ class Decoder(nn.Module):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: KVCache | None = None,
     ) -> Any:
         """Final hidden states of a padded batch.
 
         `input_ids` (B, P) int64, or `inputs_embeds` (B, P, D); `attention_mask` (B, P), 1 a real token, 0 padding to
-        ignore, anywhere in a row. Positions count real tokens unless `position_ids` (B, P) says otherwise.
+        ignore, anywhere in a row. Positions count real tokens unless `position_ids` (B, P) says otherwise. `cache` is
+        the newer name of `past_key_values`.
         """
         states = start_trace(self.asked, output_hidden_states, output_attentions)
-        padded, out_TD, cache = run_padded(
-            self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, bool(use_cache), states
+        keeps = keeps_cache(self, use_cache)
+        padded, out_TD, kept = run_padded(
+            self, input_ids, attention_mask, position_ids, past_key_values or cache, inputs_embeds, keeps, states
         )
-        out = ModelOutput(padded.padding.restore(out_TD), cache, *restore_trace(padded, states))
+        out = ModelOutput(padded.padding.restore(out_TD), kept, *restore_trace(padded, states))
         return finish(self.asked, out, return_dict)
 
 
@@ -288,21 +298,23 @@ class CausalLM(nn.Module):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         logits_to_keep: int = 0,
+        cache: KVCache | None = None,
     ) -> Any:
         """Logits of a padded batch, and the loss where `labels` (B, P; -100: not supervised) are given.
 
         Takes what `Decoder.forward` takes. `logits_to_keep` n > 0 computes those of the last n columns alone.
         """
         states = start_trace(self.asked, output_hidden_states, output_attentions)
-        padded, out_TD, cache = run_padded(
-            self.model, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, bool(use_cache), states
+        keeps = keeps_cache(self, use_cache)
+        padded, out_TD, kept = run_padded(
+            self.model, input_ids, attention_mask, position_ids, past_key_values or cache, inputs_embeds, keeps, states
         )
         if logits_to_keep:
             logits = self.logits(padded.padding.restore(out_TD)[:, -logits_to_keep:])
         else:
             logits = padded.padding.restore(self.logits(out_TD))
         loss = None if labels is None else causal_loss(logits, labels)
-        out = CausalLMOutput(loss, logits, cache, *restore_trace(padded, states))
+        out = CausalLMOutput(loss, logits, kept, *restore_trace(padded, states))
         return finish(self.asked, out, return_dict)
 
 
@@ -354,6 +366,8 @@ def run_padded(
     padding, lengths = find_padding(shape, attention_mask)
     if use_cache and past is None:
         past = KVCache(shape[0], decoder.arch.num_layers)
+    if past is not None and not past.rows:
+        past.open(shape[0], decoder.arch.num_layers)
     held = tuple(row.length for row in past.rows) if past else (0,) * shape[0]
     if len(held) != shape[0]:
         raise ArgumentError("past_key_values", f"must have a row for each of {shape[0]} rows", found=len(held))

@@ -14,6 +14,13 @@ from martlet.nn.cache import KVCache
 class Fields:
     """Access by key and place for a dataclass; fields that are None are left out of both."""
 
+    past_key_values: KVCache | None
+
+    @property
+    def cache(self) -> KVCache | None:
+        """The newer name of `past_key_values`."""
+        return self.past_key_values
+
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(value for _, value in self.items())
 

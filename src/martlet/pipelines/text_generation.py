@@ -84,6 +84,8 @@ class TextGenerationPipeline:
         """The dtype of the model's weights."""
         return self.model.dtype
 
+    torch_dtype = dtype  # its older name
+
     @property
     def generation_config(self) -> GenerationConfig:
         """What a call without keywords generates with, a copy."""

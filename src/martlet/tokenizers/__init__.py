@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenizers import AddedToken as AddedToken
+
     from martlet.tokenizers.auto import AutoTokenizer as AutoTokenizer
     from martlet.tokenizers.batch import BatchEncoding as BatchEncoding
     from martlet.tokenizers.streaming import StreamDetokenizer as StreamDetokenizer
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from martlet.tokenizers.tools import get_json_schema as get_json_schema
 
 _HOMES = {
+    "AddedToken": "vocabulary",
     "AutoTokenizer": "auto",
     "BatchEncoding": "batch",
     "StreamDetokenizer": "streaming",
@@ -23,7 +26,7 @@ _HOMES = {
     "get_json_schema": "tools",
 }
 
-__all__ = ["AutoTokenizer", "BatchEncoding", "StreamDetokenizer", "Tokenizer", "get_json_schema"]
+__all__ = ["AddedToken", "AutoTokenizer", "BatchEncoding", "StreamDetokenizer", "Tokenizer", "get_json_schema"]
 
 
 def __getattr__(name: str) -> Any:
