@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from martlet.checkpoint import HUB_KEYWORDS, open_checkpoint
+from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, open_checkpoint
+from martlet.engine import is_built, kinds
 from martlet.errors import ArgumentError, MissingDependencyError
 from martlet.families import Config, load_families
 
 BACKENDS = ("torch", "native")
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # where there is none of these, "auto" needs no torch to be the CPU
 
 
 class AutoConfig:
@@ -83,23 +87,22 @@ class AutoModelForCausalLM:
         overrides a key of config.json. `output_loading_info=True` adds a dict of lists, all empty: a tensor that is
         missing, surplus or misshapen is a WeightsError, and no weight is ever made up.
 
-        `backend` "torch" gives a torch module. "native" gives a model on the C++ engine, which generates on the CPU
-        without torch: `quantize` ("int8", "int4"), `num_threads`; UnsupportedError names what the engine cannot do.
+        The model is a torch module that generates on the native engine where that gives the same (docs/backends.md):
+        weights packed in blocks, in bfloat16 or float16, on the CPU; `model.generates_on` tells. `backend="torch"`
+        keeps it on torch. "native", also the default without torch, gives a model on the engine alone, which loads no
+        torch: `quantize` ("int8", "int4"), `num_threads`; UnsupportedError names what the engine cannot do.
         """
         wants_info = keywords.pop("output_loading_info", False)
-        backend = keywords.pop("backend", None) or "torch"
-        if backend not in BACKENDS:
-            raise ArgumentError("backend", f"must be one of {', '.join(BACKENDS)}", found=repr(backend))
-        if backend == "native":
-            from martlet.inference import load_inference_model
+        backend = _check_backend(keywords.pop("backend", None))
+        if backend == "native" or (backend is None and not has_torch() and is_built()):
+            from martlet.inference import open_for_engine
 
-            config = as_config(keywords.get("config"))
-            opened, model = load_inference_model(name_or_path, {**keywords, "config": config})
+            prepared = open_for_engine(name_or_path, {**keywords, "config": as_config(keywords.get("config"))})
+            opened, model = prepared.checkpoint, prepared.build()
         else:
             modeling = torch_models()
-            opened, model = _load(modeling, modeling.causal_model, name_or_path, keywords)
-        found = opened.snapshot.file("generation_config.json") if opened.gguf is None else None
-        model.generation_config = _generation_config(model, found)
+            opened, model = _load(modeling, modeling.causal_model, name_or_path, keywords, on_torch=bool(backend))
+        model.generation_config = _generation_config(model, _generation_file(opened))
         lists = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
         return (model, {name: [] for name in lists}) if wants_info else model
 
@@ -112,8 +115,64 @@ class AutoModelForCausalLM:
         return model
 
 
-def _load(modeling: Any, build: Any, name_or_path: str | os.PathLike[str], keywords: dict[str, Any]) -> Any:
-    return modeling.load_model(build, name_or_path, {**keywords, "config": as_config(keywords.get("config"))})
+def load_for_generation(name_or_path: str | os.PathLike[str], **keywords: Any) -> Any:
+    """A model that is only generated with: on the native engine alone, without torch, where that gives the same; else
+    what `AutoModelForCausalLM.from_pretrained` gives. Keywords are that one's.
+    """
+    backend = _check_backend(keywords.get("backend"))
+    if backend is not None or not (has_torch() and is_built()):
+        return AutoModelForCausalLM.from_pretrained(name_or_path, **keywords)
+    if _is_on_cpu(keywords.get("device_map")):
+        from martlet.inference import open_for_engine
+
+        asked = {key: value for key, value in keywords.items() if key not in ("dtype", "torch_dtype", "backend")}
+        prepared = open_for_engine(name_or_path, {**asked, "config": as_config(keywords.get("config"))})
+        dtype = next((keywords[key] for key in ("dtype", "torch_dtype") if keywords.get(key) is not None), "auto")
+        if keywords.get("quantize") or _is_for_engine(str(dtype).removeprefix("torch."), prepared.stored):
+            model = prepared.build()
+            model.generation_config = _generation_config(model, _generation_file(prepared.checkpoint))
+            return model
+    return AutoModelForCausalLM.from_pretrained(name_or_path, **keywords)
+
+
+def _is_on_cpu(device_map: Any) -> bool:
+    places = set(device_map.values()) if isinstance(device_map, Mapping) else {device_map}
+    if "auto" in map(str, places) and any(Path(path).exists() for path in GPUS):
+        from martlet.nn.devices import find_device
+
+        places = {find_device("auto")}
+    return {str(place) for place in places} <= {"None", "cpu", "auto"}
+
+
+def _is_for_engine(dtype: str, stored: set[str]) -> bool:
+    """Whether the engine has kernels for weights so stored, wanted in `dtype`, and loses nothing that is promised:
+    float32 weights give transformers' ids on torch, and the engine keeps keys and values in bfloat16.
+    """
+    from martlet.inference import DTYPES
+
+    if dtype != "auto":
+        return dtype != "float32" and stored == {DTYPES.get(dtype)}
+    has_exact = "F32" in stored and stored <= set(DTYPES.values())
+    return not has_exact and stored <= set(kinds())
+
+
+def has_torch() -> bool:
+    """Whether torch is installed; does not load it."""
+    return "torch" in sys.modules or find_spec("torch") is not None
+
+
+def _check_backend(backend: Any) -> str | None:
+    if backend is not None and backend not in BACKENDS:
+        raise ArgumentError("backend", f"must be one of {', '.join(BACKENDS)}", found=repr(backend))
+    return backend  # type: ignore[no-any-return]
+
+
+def _load(modeling: Any, build: Any, name_or_path: Any, keywords: dict[str, Any], **how: Any) -> Any:
+    return modeling.load_model(build, name_or_path, {**keywords, "config": as_config(keywords.get("config"))}, **how)
+
+
+def _generation_file(opened: Checkpoint) -> Path | None:
+    return opened.snapshot.file("generation_config.json") if opened.gguf is None else None
 
 
 def _generation_config(model: Any, found: Path | None) -> Any:

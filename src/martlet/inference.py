@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from martlet.arch import Arch, whole
 from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, check_overrides, open_checkpoint, read_keywords
 from martlet.engine import EngineModel, EngineSession, build_engine_model
-from martlet.errors import ArgumentError, DeviceError
+from martlet.errors import ArgumentError, DeviceError, UnsupportedError
 from martlet.families import Config
+from martlet.formats.tensors import TensorSource
+from martlet.weights import Piece
 
 OWN = ("quantize", "num_threads", "isa")
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 @dataclass
@@ -35,8 +39,16 @@ class InferenceModel:
         kinds = list(self.engine.kinds.values())
         return max(set(kinds), key=kinds.count)
 
-    def open_session(self) -> EngineSession:
-        """Rows to step through, for generation."""
+    generates_on = "native"
+
+    def open_session(self, kv_cache_bytes: int | None = None, *, traces: bool = False) -> EngineSession:
+        """Rows to step through, for generation. UnsupportedError for `traces`: hidden states or attentions."""
+        if traces:
+            raise UnsupportedError(
+                "native engine",
+                "hidden states and attentions are not kept",
+                remedy="Load the model with backend='torch'.",
+            )
         return self.engine.open_session()
 
     def can_generate(self) -> bool:
@@ -66,23 +78,38 @@ class InferenceModel:
         return generate(self, inputs, generation_config, **keywords)
 
 
-def load_inference_model(
-    name_or_path: str | os.PathLike[str], keywords: dict[str, Any]
-) -> tuple[Checkpoint, InferenceModel]:
-    """`from_pretrained` on the engine: matrices stay as they are stored, or as `quantize` ("int8", "int4") says.
+@dataclass
+class Opened:
+    """A checkpoint whose weights are found and checked, and not yet packed."""
+
+    checkpoint: Checkpoint
+    source: TensorSource
+    pieces: Mapping[str, Piece]
+    name: str
+    own: Mapping[str, Any]  # keywords of the engine
+
+    @property
+    def stored(self) -> set[str]:
+        """The types that matrices are stored in."""
+        infos = (self.source.info(piece.source) for piece in self.pieces.values())
+        return {info.dtype for info in infos if len(info.shape) > 1}
+
+    def build(self) -> InferenceModel:
+        """The model, its weights packed."""
+        engine = build_engine_model(self.checkpoint.arch, self.source, self.pieces, **self.own)
+        return InferenceModel(self.checkpoint.config, engine, self.name)
+
+
+def open_for_engine(name_or_path: str | os.PathLike[str], keywords: Mapping[str, Any]) -> Opened:
+    """`from_pretrained` on the engine, up to the packing: matrices stay as stored, or as `quantize` ("int8", "int4")
+    says.
 
     `num_threads`: all processors this process may use, unless given. `isa` names an instruction set. Takes the torch
-    backend's other keywords, but for `dtype` and devices that are not the CPU.
+    backend's other keywords, but for devices that are not the CPU, and a `dtype` that the weights are not stored in.
     """
+    keywords = dict(keywords)
     own = {name: keywords.pop(name, None) for name in OWN}
     options = read_keywords(keywords)
-    if options["dtype"] != "auto":
-        raise ArgumentError(
-            "dtype",
-            "must be 'auto' with the native backend: weights stay as they are stored",
-            found=options["dtype"],
-            remedy="Pass quantize='int8' or 'int4' for smaller ones.",
-        )
     device_map = options["device_map"]
     placed = set(map(str, device_map.values())) if isinstance(device_map, dict) else {str(device_map)}
     if not placed <= {"None", "cpu", "auto"}:
@@ -99,6 +126,18 @@ def load_inference_model(
     )
     check_overrides(opened.config, keywords)
     source = opened.open_weights(options["use_safetensors"])
-    pieces = opened.locate(source, whole(opened.arch))
-    engine = build_engine_model(opened.arch, source, pieces, **own)
-    return opened, InferenceModel(opened.config, engine, str(name_or_path))
+    found = Opened(opened, source, opened.locate(source, whole(opened.arch)), str(name_or_path), own)
+    check_dtype(options["dtype"], found.stored)
+    return found
+
+
+def check_dtype(dtype: Any, stored: set[str]) -> None:
+    """ArgumentError unless `dtype` is "auto" or what the matrices are stored in."""
+    word = str(dtype).removeprefix("torch.")
+    if word != "auto" and stored != {DTYPES.get(word)}:
+        raise ArgumentError(
+            "dtype",
+            f"must be 'auto' with the native backend, or what is stored, {', '.join(sorted(stored))}: weights stay so",
+            found=word,
+            remedy="Pass backend='torch' for another, or quantize='int8' or 'int4' for smaller ones.",
+        )

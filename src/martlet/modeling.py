@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from martlet import arch as arch_
 from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, check_overrides, open_checkpoint, read_keywords
+from martlet.engine.reasons import say_why
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.families import Config
 from martlet.formats.shards import save_sharded
 from martlet.formats.tensors import TensorSource
 from martlet.generation.outputs import compute_transition_scores
+from martlet.handover import Handover
 from martlet.nn.decoder import CausalLM, Decoder
 from martlet.nn.devices import STORED, find_dtype, read_device_map
 from martlet.nn.encoder import Encoder
@@ -146,10 +148,23 @@ class ModelForCausalLM(Saved, CausalLM):
         super().__init__(config.arch)
         self.config, self.name_or_path = config, ""
         self.asked = config
+        self.handover = Handover()
 
-    def open_session(self) -> TorchSession:
-        """Rows to step through, for generation."""
-        return TorchSession(self)
+    def open_session(self, kv_cache_bytes: int | None = None, *, traces: bool = False) -> Any:
+        """Rows to step through, for generation: on the native engine where it does what this module does, else on
+        torch, which the log says once. `traces`: hidden states or attentions will be asked for.
+        """
+        engine = self.handover.engine(self, traces=traces)
+        if isinstance(engine, str):
+            say_why(engine)
+            return TorchSession(self)
+        return engine.open_session()
+
+    @property
+    def generates_on(self) -> str:
+        """ "native", or "torch" and why. Packs the weights for the engine if they are not."""
+        engine = self.handover.engine(self)
+        return f"torch: {engine}" if isinstance(engine, str) else "native"
 
     def can_generate(self) -> bool:
         return True
@@ -259,11 +274,13 @@ def load_model(
     name_or_path: Any,
     keywords: dict[str, Any],
     find_new: Callable[[Checkpoint, TensorSource, Any], Collection[str]] | None = None,
+    *,
+    on_torch: bool = False,
 ) -> Any:
     """`from_pretrained`: files found, config read, names and shapes checked, weights mapped. Fails closed.
 
     Returns the opened checkpoint and the model; `keywords` are `read_keywords`' and keys of config.json. `build` makes
-    the model without memory, `find_new` names the tensors that the user lets be new.
+    the model without memory, `find_new` names the tensors that the user lets be new. `on_torch`: it generates there.
     """
     options = read_keywords(keywords)
     hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
@@ -290,6 +307,11 @@ def load_model(
     fill(model, source, pieces, dtype, placed)
     fill_new(model, sorted(new - set(pieces)), dtype, placed, _spread(opened.config))
     model.name_or_path = str(name_or_path)
+    if isinstance(model, ModelForCausalLM):
+        is_packed = any(source.info(piece.source).dtype not in STORED for piece in pieces.values())
+        as_stored = is_packed and options["dtype"] == "auto"
+        model.handover = Handover((source, pieces) if as_stored else None, wanted=not on_torch)
+        model.handover.mark_loaded(model)
     return opened, model.eval()
 
 

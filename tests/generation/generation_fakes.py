@@ -96,7 +96,7 @@ class WholeRowModel:
         self.config: dict[str, Any] = {}
         self.generation_config = SimpleNamespace(**generation)
 
-    def open_session(self) -> WholeRowSession:
+    def open_session(self, *, traces: bool = False) -> WholeRowSession:
         return WholeRowSession(self.logits_of, self.calls, self.arch.max_position_embeddings)
 
 
@@ -163,5 +163,5 @@ class TorchModel(WholeRowModel):
         super().__init__(None, hf_model.config.vocab_size, hf_model.config.max_position_embeddings)
         self.hf_model = hf_model
 
-    def open_session(self) -> TorchSession:
+    def open_session(self, *, traces: bool = False) -> TorchSession:
         return TorchSession(self.hf_model, self.calls, self.arch.max_position_embeddings)

@@ -15,7 +15,6 @@ from martlet.errors import ArgumentError, EmptyPromptError, PromptTooLongError
 
 if TYPE_CHECKING:
     from martlet.cli.answer import Answer
-    from martlet.generation.config import GenerationConfig
 
 EXAMPLES = """\
 examples:
@@ -65,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     show = _keep_quiet if arguments.json else _write
     result = answer(model, tokenizer, ids, show, truncates=arguments.truncate_prompt)
     if arguments.json:
-        report = _report(arguments.model, model.generation_config, load_s, result)
+        report = _report(arguments.model, model, load_s, result)
         print(json.dumps(report, ensure_ascii=False, indent=2))
     else:
         print(flush=True)
@@ -117,9 +116,10 @@ def _check_fits(num_tokens: int, context: int) -> None:
         )
 
 
-def _report(model: str, config: GenerationConfig, load_s: float, result: Answer) -> dict[str, Any]:
+def _report(name: str, model: Any, load_s: float, result: Answer) -> dict[str, Any]:
     return {
-        "model": model,
+        "model": name,
+        "backend": model.generates_on,
         "text": result.text,
         "prompt_tokens": result.num_prompt_tokens,
         "new_tokens": result.num_new_tokens,
@@ -131,7 +131,7 @@ def _report(model: str, config: GenerationConfig, load_s: float, result: Answer)
         },
         "tokens_per_second": result.tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(),
-        "settings": options.described(config),
+        "settings": options.described(model.generation_config),
     }
 
 

@@ -37,14 +37,14 @@ def load_tokenizer(arguments: argparse.Namespace) -> Any:
 
 def load_model(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Any:
     """MODEL on its device, with what the command line says in its generation config."""
-    from martlet.auto import AutoModelForCausalLM
+    from martlet.auto import load_for_generation
 
     with saying(f"Loading {arguments.model} ..."):
-        model = AutoModelForCausalLM.from_pretrained(
+        model = load_for_generation(
             arguments.model,
             device_map=arguments.device,
             dtype=arguments.dtype,
-            backend=arguments.backend,
+            backend=None if arguments.backend == "auto" else arguments.backend,
             **hub_options(arguments),
         )
     config = from_file(model.generation_config, is_gguf=checkpoint.gguf is not None)

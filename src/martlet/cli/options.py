@@ -56,7 +56,12 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Where and in which precision a model runs."""
     group = parser.add_argument_group("running")
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto (default: cpu)")
-    group.add_argument("--backend", choices=("torch", "native"), default="torch", help="what computes (default: torch)")
+    group.add_argument(
+        "--backend",
+        choices=("auto", "native", "torch"),
+        default="auto",
+        help="what computes (default: auto, the native engine for blocks, bfloat16 and float16 on the CPU, else torch)",
+    )
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto, the file's)")
 
 

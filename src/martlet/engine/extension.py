@@ -43,6 +43,11 @@ def native() -> Any:
     return _loaded
 
 
+def kinds() -> tuple[str, ...]:
+    """The types of matrices that there are kernels for."""
+    return tuple(native().kinds())
+
+
 def instruction_sets() -> list[InstructionSet]:
     """All that the extension has kernels for, the plainest first."""
     return [InstructionSet(*each) for each in native().instruction_sets()]

@@ -264,7 +264,8 @@ def _run(
     stop: Callable[[], bool] | None,
     records: Records,
 ) -> list[RowResult]:
-    session, drafter = model.open_session(), None
+    traces = records.keeps_hidden_states or records.keeps_attentions
+    session, drafter = model.open_session(traces=True) if traces else model.open_session(), None
     try:
         chunk = config.prefill_chunk_size
         if config.num_beams > 1:

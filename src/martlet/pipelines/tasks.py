@@ -121,14 +121,14 @@ def _with_model_kwargs(loading: dict[str, Any], model_kwargs: Mapping[str, Any])
 
 
 def _load_model(name: Any, device: Any, loading: Mapping[str, Any]) -> Any:
-    from martlet.auto import AutoConfig, AutoModelForCausalLM
+    from martlet.auto import AutoConfig, load_for_generation
 
     loading = dict(loading)
     if isinstance(loading.get("config"), str | os.PathLike):
         loading["config"] = AutoConfig.from_pretrained(loading["config"], **_of_hub(loading))
     if "device_map" not in loading:
         loading["device_map"] = "auto" if device is None else _device_name(device)
-    return AutoModelForCausalLM.from_pretrained(name, **loading)
+    return load_for_generation(name, **loading)
 
 
 def _load_tokenizer(tokenizer: Any, loading: Mapping[str, Any]) -> Any:

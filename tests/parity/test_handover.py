@@ -1,0 +1,254 @@
+"""A torch model that generates on the engine: the same as the engine alone, with the weights it has at the moment."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+import transformers
+from tiny_models import SMALL
+
+import martlet
+from martlet import engine
+from martlet.engine.reasons import EXACT, say_why
+from martlet.errors import ArgumentError, UnsupportedError
+
+pytestmark = pytest.mark.skipif(not engine.is_built(), reason="the native engine was not compiled")
+
+KEYWORDS = SMALL | {"hidden_size": 64, "intermediate_size": 96, "tie_word_embeddings": False}
+PROMPTS = [[3, 9, 27, 81, 5, 15], [7], list(range(3, 50)), [90, 4, 4, 90]]
+GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+load = martlet.AutoModelForCausalLM.from_pretrained
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float16", "tied"])
+def half_folder(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("halves") / "model"
+    torch.manual_seed(3)
+    tied = request.param == "tied"
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(KEYWORDS | {"tie_word_embeddings": tied})))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(0, 0.2)
+    model.to(torch.float16 if request.param == "float16" else torch.bfloat16).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def model(half_folder):
+    return load(half_folder)
+
+
+def on_engine(model, folder):
+    """What the engine alone gives for the weights that the model has now."""
+    model.save_pretrained(folder)
+    return load(folder, backend="native").generate(PROMPTS, **GREEDY)
+
+
+def test_generates_what_the_engine_alone_gives(model, half_folder):
+    assert model.generates_on == "native" and isinstance(model, torch.nn.Module)
+    assert model.generate(PROMPTS, **GREEDY) == load(half_folder, backend="native").generate(PROMPTS, **GREEDY)
+    sampled = {**GREEDY, "do_sample": True, "seed": 7, "num_return_sequences": 2}
+    assert model.generate(PROMPTS, **sampled) == load(half_folder, backend="native").generate(PROMPTS, **sampled)
+    tensor = model.generate(torch.tensor([PROMPTS[0]]), **GREEDY)
+    assert tensor.tolist() == model.generate(PROMPTS[:1], **GREEDY)
+
+
+def train(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=20.0)
+    ids = torch.tensor([[3, 9, 27, 81, 5, 15]])
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+
+
+def edit_data(model):
+    for layer in model.model.layers:
+        layer.self_attn.v_proj.weight.data += 0.5  # as adapters are merged: torch counts no change
+
+
+def replace_weight(model):
+    weight = model.model.layers[1].mlp.up_proj.weight
+    model.model.layers[1].mlp.up_proj.weight = torch.nn.Parameter(torch.flip(weight.detach(), (0,)))
+
+
+def load_state(model):
+    model.load_state_dict({name: weight * 1.5 for name, weight in model.state_dict().items()})
+
+
+@pytest.mark.parametrize("change", [train, edit_data, replace_weight, load_state])
+def test_weights_that_changed_are_seen(model, change, tmp_path):
+    before = model.generate(PROMPTS, **GREEDY)
+    change(model)
+    after = model.generate(PROMPTS, **GREEDY)
+    assert model.generates_on == "native" and after != before
+    assert after == on_engine(model, tmp_path)
+
+
+def test_weights_that_did_not_change_are_packed_once(model):
+    model.generate(PROMPTS, **GREEDY)
+    engine_of = model.handover.engine(model)
+    model.generate(PROMPTS, **GREEDY)
+    assert model.handover.engine(model) is engine_of
+    model.resize_token_embeddings(100)
+    assert len(model.generate([[99]], **GREEDY)[0]) == 13
+    assert model.handover.engine(model) is not engine_of
+
+
+def wrap(model):
+    class Adapter(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x) * 2
+
+    model.model.layers[0].self_attn.q_proj = Adapter(model.model.layers[0].self_attn.q_proj)
+
+
+def replace_forward(model):
+    inner = model.model.layers[0].mlp.forward
+    model.model.layers[0].mlp.forward = lambda x: inner(x) * 2
+
+
+def add_hook(model):
+    model.model.layers[1].register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (wrap, "module model.layers.0.self_attn.q_proj is a Adapter"),
+        (replace_forward, "forward of model.layers.0.mlp was replaced"),
+        (add_hook, "model.layers.1 has hooks"),
+        (lambda model: model.float(), EXACT),
+        (lambda model: model.double(), "the engine has no kernels for torch.float64"),
+        (lambda model: model.to("meta"), "weights are on meta"),
+    ],
+)
+def test_what_the_engine_cannot_do_is_done_by_torch_and_said(model, change, reason):
+    plain = copy.deepcopy(model)
+    change(model)
+    assert model.generates_on == f"torch: {reason}"
+    if "meta" not in reason:
+        with torch.no_grad():
+            logits = model(torch.tensor([PROMPTS[0]])).logits[0, -1]
+        assert model.generate(PROMPTS[:1], **(GREEDY | {"max_new_tokens": 1}))[0][-1] == int(logits.argmax())
+    assert plain.generates_on == "native"
+
+
+def test_reasons_are_said_once(model, caplog):
+    with caplog.at_level("INFO", logger="martlet"):
+        add_hook(model)
+        for _ in range(2):
+            model.generate([[3]], **GREEDY)
+        say_why(EXACT + " ")
+    said = [record for record in caplog.records if "has hooks" in record.message]
+    assert len(said) <= 1  # another test of this process may have said it
+    assert all(record.levelname == "WARNING" for record in said)
+
+
+def test_traces_come_from_torch(model):
+    out = model.generate([[3, 4]], **GREEDY, output_hidden_states=True, return_dict_in_generate=True)
+    assert len(out.hidden_states) == 12 and model.generates_on == "native"
+
+
+def test_asked_for(half_folder):
+    assert load(half_folder, backend="torch").generates_on == "torch: backend='torch' was asked for"
+    assert load(half_folder, dtype="float32").generates_on == f"torch: {EXACT}"
+    assert load(half_folder, dtype=torch.bfloat16).generates_on == "native"
+    with pytest.raises(ArgumentError, match="must be 'auto' with the native backend, or what is stored"):
+        load(half_folder, backend="native", dtype="float32")
+    with pytest.raises(UnsupportedError, match="hidden states"):
+        load(half_folder, backend="native").open_session(traces=True)
+
+
+def test_copies_have_an_engine_of_their_own(model):
+    want = model.generate(PROMPTS, **GREEDY)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.generate(PROMPTS, **GREEDY) == want and other.generates_on == "native"
+        edit_data(other)
+        assert other.generate(PROMPTS, **GREEDY) != want
+    assert model.generate(PROMPTS, **GREEDY) == want
+
+
+def test_from_several_threads(model):
+    want, got = model.generate(PROMPTS, **GREEDY), []
+    fresh = copy.deepcopy(model)
+    threads = [
+        threading.Thread(target=lambda: got.append(fresh.generate(PROMPTS, **GREEDY)), daemon=True) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [want] * 3
+
+
+def test_a_pipeline_by_name_loads_no_torch(half_folder):
+    code = """if True:
+        import sys, martlet.auto
+        model = martlet.auto.load_for_generation(sys.argv[1], device_map="auto")
+        assert model.generates_on == "native" and "torch" not in sys.modules
+        model.generate([[3, 4]], max_new_tokens=2, do_sample=False)
+        assert "torch" not in sys.modules
+        martlet.auto.find_spec = lambda name: None  # as where torch is not installed
+        model = martlet.AutoModelForCausalLM.from_pretrained(sys.argv[1])
+        assert type(model).__name__ == "InferenceModel" and "torch" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code, str(half_folder)], check=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    gguf = pytest.importorskip("gguf")
+    gguf_files = pytest.importorskip("gguf_files", exc_type=ModuleNotFoundError)
+
+    def quantize(name, array):
+        if array.ndim == 1:
+            return array, None
+        kind = gguf.GGMLQuantizationType.Q8_0
+        return gguf.quants.quantize(array, kind), kind
+
+    keywords = SMALL | {"hidden_size": 64, "intermediate_size": 96, "num_key_value_heads": 4}
+    path = tmp_path_factory.mktemp("blocks") / "model.gguf"
+    return gguf_files.write_gguf(gguf_files.make_model("llama", keywords), path, quantize)
+
+
+def test_blocks_of_a_file_are_run_as_they_are(blocks, tmp_path):
+    path = tmp_path / "copy.gguf"
+    path.write_bytes(blocks.read_bytes())
+    model = load(path)
+    assert model.dtype == torch.float32 and model.generates_on == "native"
+    assert model.handover.engine(model).kinds["model.layers.0.mlp.up_proj.weight"] == "Q8_0"
+    assert model.generate(PROMPTS, **GREEDY) == load(path, backend="native").generate(PROMPTS, **GREEDY)
+    assert martlet.auto.load_for_generation(path, dtype="float32").generates_on == f"torch: {EXACT}"
+    assert load(path, dtype="bfloat16").generates_on == "native"  # the blocks unpacked to it
+    edit_data(model)
+    assert model.generates_on == f"torch: {EXACT}"
+    assert model.generate(PROMPTS, **GREEDY)
+
+
+def test_a_file_that_changed_meanwhile_is_not_read(blocks, tmp_path):
+    path = tmp_path / "copy.gguf"
+    path.write_bytes(blocks.read_bytes())
+    model = load(path)
+    os.truncate(path, 1000)
+    assert model.generates_on == "torch: the file was changed since it was loaded"
+    assert model.generate(PROMPTS, **GREEDY)
+    gone = load(blocks)
+    assert gone.generates_on == "native"
+
+
+def test_blocks_without_kernels(tmp_path, blocks, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise UnsupportedError("tensor x", "the engine has no kernels for Q2_K")
+
+    monkeypatch.setattr("martlet.handover.build_engine_model", refuse)
+    assert load(blocks).generates_on == "torch: tensor x: the engine has no kernels for Q2_K."
+    monkeypatch.setattr("martlet.auto.kinds", lambda: ("F32",))
+    assert isinstance(martlet.auto.load_for_generation(blocks), torch.nn.Module)
