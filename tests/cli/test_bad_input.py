@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from martlet.cli import COMMANDS
+
 
 @pytest.fixture
 def edited(tiny, tmp_path):
@@ -16,7 +18,7 @@ def edited(tiny, tmp_path):
     ("words", "line"),
     [
         (["generat"], "martlet: has no command 'generat'. Is generate meant?"),
-        (["serve"], "martlet: has no command 'serve'. There are generate, chat, inspect."),
+        (["xyzzy"], f"martlet: has no command 'xyzzy'. There are {', '.join(COMMANDS)}."),
         (["--verison"], "martlet: has no option --verison. Is --version meant?"),
         (["generate"], "martlet generate: the following arguments are required: MODEL. See martlet generate --help."),
         (

@@ -80,7 +80,7 @@ def test_quantized_at_loading(folder, quantize, bound):
 @pytest.mark.parametrize(
     ("keywords", "error", "says"),
     [
-        ({"dtype": "bfloat16"}, ArgumentError, "weights stay as they are stored"),
+        ({"dtype": "bfloat16"}, ArgumentError, "or what is stored, F32: weights stay so"),
         ({"device_map": "cuda"}, DeviceError, "runs on the CPU; found cuda"),
         ({"quantize": "int3"}, ArgumentError, "must be one of int8, int4"),
         ({"num_threads": 0}, ArgumentError, "must be 1 to 1024; found 0"),
