@@ -122,8 +122,7 @@ class NarrowOptimizer(torch.optim.Optimizer):
         """One update of all weights that have a gradient."""
         if closure is not None:
             raise ArgumentError("closure", "cannot be used with weights narrower than float32")
-        for own, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
-            inner.update({key: value for key, value in own.items() if key != "params"})
+        self._tell_inner()
         for index, (weight, wide) in enumerate(zip(self.narrow, self.wide, strict=True)):
             if weight.grad is None:
                 continue
@@ -140,7 +139,13 @@ class NarrowOptimizer(torch.optim.Optimizer):
                 wide.data = torch.empty(0, dtype=torch.float32, device=weight.device)
         self.steps += 1
 
+    def _tell_inner(self) -> None:
+        """Schedules set the rates of this optimizer's groups; the inner one's follow."""
+        for own, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
+            inner.update({key: value for key, value in own.items() if key != "params"})
+
     def state_dict(self) -> dict[str, Any]:
+        self._tell_inner()
         masters = [each.detach() for each in self.wide] if self.keeps_masters else []
         return {"inner": self.inner.state_dict(), "masters": masters, "steps": self.steps}
 
@@ -156,6 +161,8 @@ class NarrowOptimizer(torch.optim.Optimizer):
                 wide.data = data
         for wide, master in zip(self.wide, state["masters"], strict=bool(state["masters"])):
             wide.copy_(master)
+        for own, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
+            own.update({key: value for key, value in inner.items() if key != "params"})
         self.steps = state["steps"]
 
 

@@ -79,9 +79,7 @@ def save_run(trainer: Any, progress: Progress, identity: dict[str, Any]) -> Path
 def _schedule_state(schedule: Any) -> dict[str, Any]:
     """What a schedule counts; its functions are made again from the arguments."""
     plain = (bool, int, float, str, list, tuple, dict, type(None))
-    return {
-        name: each for name, each in schedule.state_dict().items() if isinstance(each, plain) and name != "lr_lambdas"
-    }
+    return {name: each for name, each in schedule.state_dict().items() if isinstance(each, plain)}
 
 
 def _protected(state: TrainerState, newest: Path) -> list[Path]:

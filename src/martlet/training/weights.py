@@ -35,9 +35,9 @@ def save_weights(model: Any, folder: Path, state: Mapping[str, Tensor] | None = 
     if _is_adapted(model):
         model.save_pretrained(folder)
         save_tensors(folder / ADAPTER, dict(_trainable(model)))
-    elif isinstance(model, Saved):
+    elif _is_whole(model):
         model.save_pretrained(folder, state_dict=state)
-    elif hasattr(model, "save_pretrained") and state is None:
+    elif hasattr(model, "save_pretrained") and state is None and not isinstance(model, Saved):
         model.save_pretrained(folder)
         save_tensors(folder / PLAIN, _distinct(model))
     else:
@@ -51,7 +51,7 @@ def load_weights(model: Any, folder: Path) -> None:
             _copy(dict(_trainable(model)), folder / ADAPTER)
         elif (folder / PLAIN).is_file():
             _copy(_distinct(model), folder / PLAIN)
-        elif isinstance(model, Saved):
+        elif _is_whole(model):
             _load_saved(model, folder)
         else:
             raise CheckpointError(str(folder), "has no weights of this kind of model", found=type(model).__name__)
@@ -114,6 +114,14 @@ def _distinct(model: nn.Module) -> dict[str, Tensor]:
 
 def _trainable(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, each.data) for name, each in model.named_parameters() if each.requires_grad]
+
+
+def _is_whole(model: Any) -> bool:
+    """A model of ours with the modules its config says; one that was rebuilt by hand is saved by its own names."""
+    if not isinstance(model, Saved):
+        return False
+    expected = {own_name(model, name) for name in tensors(model.arch, model.parts)}
+    return expected <= set(model.state_dict()) and set(_distinct(model)) <= expected  # type: ignore[attr-defined]
 
 
 def _is_adapted(model: Any) -> bool:
