@@ -1,0 +1,78 @@
+"""Products of bfloat16 weights where the machine has no instructions for them: widened to float32 for the product."""
+
+# T tokens, I inputs and O outputs of a linear layer
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@functools.cache
+def has_bfloat16_products(device_type: str) -> bool:
+    """Whether bfloat16 products are faster than float32 ones: on a GPU, and on CPUs with AVX-512 BF16 or AMX."""
+    if device_type != "cpu":
+        return True
+    try:
+        features = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):  # torch before 2.9
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))
+
+
+class _WideLinear(torch.autograd.Function):
+    """y = x W' + b in float32. What is kept for the backward pass is kept in bfloat16."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_TI.to(weight_OI.dtype) if ctx.needs_input_grad[1] else None, weight_OI)
+        ctx.has_bias = bias_O is not None
+        return F.linear(x_TI, weight_OI.float(), None if bias_O is None else bias_O.float())
+
+    @staticmethod
+    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, weight_OI = ctx.saved_tensors
+        grad_x = grad_w = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_TO @ weight_OI.float()
+        if ctx.needs_input_grad[1]:
+            flat = grad_TO.reshape(-1, grad_TO.shape[-1])
+            grad_w = (flat.T @ x_TI.reshape(-1, x_TI.shape[-1]).float()).to(weight_OI.dtype)
+        if ctx.has_bias and ctx.needs_input_grad[2]:
+            grad_b = grad_TO.reshape(-1, grad_TO.shape[-1]).sum(0).to(weight_OI.dtype)
+        return grad_x, grad_w, grad_b
+
+
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    apply: Any = _WideLinear.apply
+    out: Tensor = apply(x.float(), module.weight, module.bias)
+    return out
+
+
+def _embedding(module: nn.Embedding, ids: Tensor) -> Tensor:
+    return F.embedding(ids, module.weight, module.padding_idx).float()
+
+
+@contextlib.contextmanager
+def computing_in_float32(model: nn.Module) -> Iterator[None]:
+    """Inside, bfloat16 linear layers and embeddings of `model` give float32, so everything between them is float32.
+
+    Weights and their gradients stay bfloat16: half the memory, and float32's speed where bfloat16 is emulated.
+    """
+    changed = []
+    for module in model.modules():
+        if type(module) in (nn.Linear, nn.Embedding) and module.weight.dtype == torch.bfloat16:
+            function = _linear if type(module) is nn.Linear else _embedding
+            module.forward = functools.partial(function, module)
+            changed.append(module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
