@@ -67,7 +67,9 @@ def computing_in_float32(model: nn.Module) -> Iterator[None]:
     """
     changed = []
     for module in model.modules():
-        if type(module) in (nn.Linear, nn.Embedding) and module.weight.dtype == torch.bfloat16:
+        if "forward" in vars(module) or type(module) not in (nn.Linear, nn.Embedding):
+            continue
+        if module.weight.dtype == torch.bfloat16:
             function = _linear if type(module) is nn.Linear else _embedding
             module.forward = functools.partial(function, module)
             changed.append(module)

@@ -37,7 +37,8 @@ def evaluation_loop(
     trainer.model.eval()
     try:
         for number, batch in _batches(fetcher, args, world):
-            loss, items, logits, labels = _one(trainer, batch, loss_only, ignore_keys)
+            with trainer.computing():
+                loss, items, logits, labels = _one(trainer, batch, loss_only, ignore_keys)
             if loss is not None:
                 sums[0] += loss * items
                 sums[1] += items

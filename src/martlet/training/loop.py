@@ -77,6 +77,7 @@ class Loop:
             self._set_state()
             self._add_noise(stack)
             trainer.model.train()
+            stack.enter_context(trainer.computing())
             return self._train()
 
     def _claim_folder(self, stack: contextlib.ExitStack) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from martlet.errors import ArgumentError, TrainingDataError, UnsupportedError
 from martlet.formats.files import read_json, write_json
+from martlet.nn.compute import computing_in_float32, has_bfloat16_products
 from martlet.nn.draws import number_places
 from martlet.training.arguments import TrainingArguments
 from martlet.training.callbacks import Callbacks, DefaultFlowCallback, TrainerCallback
@@ -346,6 +348,19 @@ class Trainer:
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ArgumentError("compute_loss", "must return one number as a tensor", found=str(loss)[:80])
         return loss if count.was_used else loss * (own / total)
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside, the model computes in the dtype that is right for the machine: `bf16` asks for bfloat16 products,
+        which are used where they are not emulated; bfloat16 weights are widened for each product where they are."""
+        device = self.world.device.type
+        if has_bfloat16_products(device):
+            asked = self.args.bf16 if self.is_in_train else self.args.bf16_full_eval
+            with torch.autocast(device, torch.bfloat16) if asked else contextlib.nullcontext():
+                yield
+        else:
+            with computing_in_float32(self.model):
+                yield
 
     # small things under Hugging Face's names
 
