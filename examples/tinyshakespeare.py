@@ -18,7 +18,7 @@ def cut(ids: list[int]) -> list[dict[str, list[int]]]:
     return [{"input_ids": ids[start : start + CONTEXT + 1]} for start in range(0, len(ids) - 1, CONTEXT)]
 
 
-def main(text_file: str, output: str = "runs/tinyshakespeare", max_steps: int = 2000) -> float:
+def main(text_file: str, output: str = "runs/tinyshakespeare", max_steps: int = 2500) -> float:
     text = Path(text_file).read_text(encoding="utf-8")
     characters = sorted(set(text))
     ids = [characters.index(character) for character in text]
@@ -39,9 +39,9 @@ def main(text_file: str, output: str = "runs/tinyshakespeare", max_steps: int = 
     )
     args = TrainingArguments(
         output,
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=8,
         max_steps=max_steps,
-        learning_rate=3e-3,
+        learning_rate=2e-3,
         lr_scheduler_type="cosine",
         warmup_steps=100,
         weight_decay=0.1,

@@ -65,14 +65,14 @@ def computing_in_float32(model: nn.Module) -> Iterator[None]:
 
     Weights and their gradients stay bfloat16: half the memory, and float32's speed where bfloat16 is emulated.
     """
-    changed = []
+    changed: list[Any] = []
     for module in model.modules():
         if "forward" in vars(module) or type(module) not in (nn.Linear, nn.Embedding):
             continue
         if module.weight.dtype == torch.bfloat16:
-            function = _linear if type(module) is nn.Linear else _embedding
-            module.forward = functools.partial(function, module)
+            function: Any = _linear if type(module) is nn.Linear else _embedding
             changed.append(module)
+            changed[-1].forward = functools.partial(function, module)
     try:
         yield
     finally:

@@ -118,10 +118,10 @@ def _trainable(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _is_whole(model: Any) -> bool:
     """A model of ours with the modules its config says; one that was rebuilt by hand is saved by its own names."""
-    if not isinstance(model, Saved):
+    if not isinstance(model, Saved) or not isinstance(model, nn.Module):
         return False
     expected = {own_name(model, name) for name in tensors(model.arch, model.parts)}
-    return expected <= set(model.state_dict()) and set(_distinct(model)) <= expected  # type: ignore[attr-defined]
+    return expected <= set(model.state_dict()) and set(_distinct(model)) <= expected
 
 
 def _is_adapted(model: Any) -> bool:
