@@ -15,11 +15,6 @@ from martlet.datasets import load_dataset
 from martlet.errors import ArgumentError, DataFileError, DatasetNotFoundError, UnsupportedError
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MARTLET_CACHE", str(tmp_path / "martlet"))
-
-
 def load(kind, path, **options):
     return load_dataset(kind, data_files=str(path), **options)["train"]
 

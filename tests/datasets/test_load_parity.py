@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import martlet.datasets as ours
 from martlet.datasets import load_dataset
 
 # theirs leaves a metadata file open
@@ -34,7 +35,6 @@ NESTED = [
 def caches(tmp_path, monkeypatch):
     import datasets
 
-    monkeypatch.setenv("MARTLET_CACHE", str(tmp_path / "martlet"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
     datasets.disable_progress_bars()
 
@@ -59,12 +59,12 @@ def spelled(features):
 
 def both(kind, **options):
     """Ours and theirs, checked to have the same splits, columns and rows."""
-    ours, reference = load_dataset(kind, **options), theirs(kind, **options)
-    assert list(ours) == list(reference)
+    made, reference = load_dataset(kind, **options), theirs(kind, **options)
+    assert list(made) == list(reference)
     for split in reference:
-        assert spelled(ours[split].features) == spelled(reference[split].features)
-        assert ours[split][:] == reference[split][:]
-    return ours
+        assert spelled(made[split].features) == spelled(reference[split].features)
+        assert made[split][:] == reference[split][:]
+    return made
 
 
 def write_csv(path, rows, sep=",", **how):
@@ -198,6 +198,31 @@ def test_zip(files):
     both("csv", data_files=str(files / "a.zip"))
 
 
+def test_from_files(files):
+    import datasets
+
+    write_csv(files / "a.csv", ROWS[:20])
+    write_lines(files / "a.jsonl", NESTED)
+    (files / "a.txt").write_text("x\ny\n")
+    pq.write_table(pa.Table.from_pylist(NESTED), files / "a.parquet")
+    for name in ("csv", "json", "text", "parquet"):
+        path = str(files / f"a.{ {'json': 'jsonl', 'text': 'txt'}.get(name, name) }")
+        made, reference = (getattr(made.Dataset, f"from_{name}")(path) for made in (ours, datasets))
+        assert made[:] == reference[:] and spelled(made.features) == spelled(reference.features)
+
+
+def test_the_cache_is_by_content(files):
+    path = str(files / "a.csv")
+    (files / "a.csv").write_text("a\n1\n")
+    first = load_dataset("csv", data_files=path, split="train")
+    assert load_dataset("csv", data_files=path, split="train").cache_files == first.cache_files
+    assert load_dataset("csv", data_files=path, split="train", header=None).cache_files != first.cache_files
+    (files / "a.csv").write_text("a\n22\n")
+    assert load_dataset("csv", data_files=path, split="train")[0] == {"a": 22} and first[0] == {"a": 1}
+    elsewhere = load_dataset("csv", data_files=path, split="train", cache_dir=str(files / "cache"))
+    assert str(files / "cache") in elsewhere.cache_files[0]["filename"]
+
+
 def test_sql(files):
     import datasets
 
@@ -208,6 +233,7 @@ def test_sql(files):
     connection.commit()
     reference = datasets.Dataset.from_sql("select * from t where a > 5", connection)[:]
     for con in (uri, connection):
+        assert ours.Dataset.from_sql("select * from t where a > 5", con)[:] == reference
         assert load_dataset("sql", sql="select * from t where a > 5", con=con)["train"][:] == reference
     assert load_dataset("sql", sql="select a from t where a < ?", params=(3,), con=connection)["train"][:] == {
         "a": [0, 1, 2]

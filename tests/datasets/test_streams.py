@@ -13,18 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from martlet.datasets import Dataset, Features, IterableDataset, Value, load_dataset
-from martlet.datasets.stored import Stored
-from martlet.datasets.streams.combining import concatenate_streams, deal_stream, interleave_streams
-from martlet.datasets.streams.reading import FromDataset
+from martlet.datasets import (
+    Dataset,
+    Features,
+    IterableDataset,
+    Value,
+    concatenate_datasets,
+    interleave_datasets,
+    load_dataset,
+    split_dataset_by_node,
+)
 from martlet.errors import ArgumentError, DataFileError, DatasetError
 
 NUM_ROWS = 1300
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MARTLET_CACHE", str(tmp_path / "martlet"))
 
 
 @pytest.fixture(scope="module")
@@ -127,28 +128,27 @@ def test_interleave_as_hugging_face(stopping, probabilities):
     expected = datasets.interleave_datasets(
         parts(datasets.IterableDataset.from_generator), probabilities=probabilities, seed=5, stopping_strategy=stopping
     )
-    made = interleave_streams(
+    made = interleave_datasets(
         parts(IterableDataset.from_generator), probabilities=probabilities, seed=5, stopping_strategy=stopping
     )
     assert ids(made) == ids(expected)
     in_memory = [table_stream(range(1000 * n, 1000 * n + count)) for n, count in enumerate([30, 45, 12])]
-    again = interleave_streams(in_memory, probabilities=probabilities, seed=5, stopping_strategy=stopping)
+    again = interleave_datasets(in_memory, probabilities=probabilities, seed=5, stopping_strategy=stopping)
     assert ids(again) == ids(expected)
 
 
 def table_stream(numbers):
-    table = pa.table({"id": list(numbers)})
-    return IterableDataset(FromDataset(Dataset(Stored.of(table))))
+    return Dataset.from_dict({"id": list(numbers)}).to_iterable_dataset()
 
 
 def test_concatenate():
     one, two = table_stream(range(5)), table_stream(range(5, 9))
-    assert ids(concatenate_streams([one, two])) == list(range(9))
-    assert ids(concatenate_streams([one, two]).shuffle(seed=1).take(9)) != list(range(9))
-    beside = concatenate_streams([one, one.rename_column("id", "n")], axis=1)
+    assert ids(concatenate_datasets([one, two])) == list(range(9))
+    assert ids(concatenate_datasets([one, two]).shuffle(seed=1).take(9)) != list(range(9))
+    beside = concatenate_datasets([one, one.rename_column("id", "n")], axis=1)
     assert list(beside)[3] == {"id": 3, "n": 3}
     with pytest.raises(ArgumentError, match="different names"):
-        concatenate_streams([one, one], axis=1)
+        concatenate_datasets([one, one], axis=1)
 
 
 SHUFFLED = {
@@ -159,7 +159,7 @@ SHUFFLED = {
     "taken, then filtered": lambda ds: ds.shuffle(seed=3).take(500).filter(lambda row: row["id"] % 2 == 0).take(77),
     "counted filter": lambda ds: ds.filter(lambda row, i: i % 3 > 0, with_indices=True).shuffle(seed=3, buffer_size=50),
     "repeated for ever": lambda ds: ds.shuffle(seed=3).repeat(None).take(NUM_ROWS + 50),
-    "drawn": lambda ds: interleave_streams([ds.take(80), ds.skip(600)], probabilities=[0.2, 0.8], seed=1),
+    "drawn": lambda ds: interleave_datasets([ds.take(80), ds.skip(600)], probabilities=[0.2, 0.8], seed=1),
     "batched": lambda ds: ds.shuffle(seed=3).batch(7),
     "packed": lambda ds: ds.map(
         lambda b: {"id": [v for v in b["id"] for _ in range(3)]}, batched=True, batch_size=8, remove_columns="text"
@@ -189,7 +189,7 @@ def test_a_state_goes_on_row_for_row(folder, how, name):
 def test_ranks_share_the_rows(folder, how, name, world):
     make = SHUFFLED[how]
     whole = [json.dumps(row) for row in make(stream(folder, name))]
-    parts = [list(deal_stream(make(stream(folder, name)), rank, world)) for rank in range(world)]
+    parts = [list(split_dataset_by_node(make(stream(folder, name)), rank, world)) for rank in range(world)]
     if how in ("packed", "map before"):  # batches are made of each rank's own rows
         assert sorted(v for part in parts for v in ids(part)) == sorted(json.loads(row)["id"] for row in whole)
     else:
@@ -200,7 +200,7 @@ def test_the_order_is_the_same_for_any_number_of_ranks(folder):
     whole = ids(stream(folder).shuffle(seed=9))
     assert sorted(whole) == list(range(NUM_ROWS)) and whole != sorted(whole)
     for world in (2, 5):
-        parts = [ids(deal_stream(stream(folder).shuffle(seed=9), rank, world)) for rank in range(world)]
+        parts = [ids(split_dataset_by_node(stream(folder).shuffle(seed=9), rank, world)) for rank in range(world)]
         dealt = [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
         assert dealt == whole
 
@@ -275,7 +275,7 @@ def test_errors(folder, tmp_path):
         list(made.map(lambda row: 3))
     with pytest.raises(ArgumentError, match="state_dict"):
         made.load_state_dict({"nothing": 1})
-    state = deal_stream(made, 0, 2)
+    state = split_dataset_by_node(made, 0, 2)
     next(iter(state))
     made.load_state_dict(state.state_dict())
     with pytest.raises(ArgumentError, match="worker 0 of 2"):

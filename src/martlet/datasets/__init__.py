@@ -45,6 +45,7 @@ _MODULES = {
     "list_datasets": "hub",
     "load_dataset": "load",
     "load_from_disk": "saving",
+    "split_dataset_by_node": "iterable",
 }
 
 __all__ = sorted(_MODULES)
@@ -80,7 +81,7 @@ if TYPE_CHECKING:
         list_datasets,
     )
     from martlet.datasets.info import DatasetInfo
-    from martlet.datasets.iterable import IterableDataset, IterableDatasetDict
+    from martlet.datasets.iterable import IterableDataset, IterableDatasetDict, split_dataset_by_node
     from martlet.datasets.load import load_dataset
     from martlet.datasets.progress import disable_progress_bars, enable_progress_bars
     from martlet.datasets.saving import load_from_disk

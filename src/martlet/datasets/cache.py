@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,24 @@ from martlet.formats.files import write_json
 ENTRY_FILE = "entry.json"
 DEFAULT_BYTES = 20_000_000_000
 _state = {"is_enabled": True}
+_chosen: ContextVar[Path | None] = ContextVar("chosen", default=None)
 
 
 def cache_folder() -> Path:
     """Where results are kept: MARTLET_DATASETS_CACHE, else ~/.cache/martlet/datasets."""
-    return Path(os.environ.get("MARTLET_DATASETS_CACHE") or Path.home() / ".cache" / "martlet" / "datasets")
+    return _chosen.get() or Path(
+        os.environ.get("MARTLET_DATASETS_CACHE") or Path.home() / ".cache" / "martlet" / "datasets"
+    )
+
+
+@contextlib.contextmanager
+def in_folder(folder: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Another cache folder for what is done inside; None changes nothing."""
+    token = _chosen.set(Path(folder).expanduser() if folder is not None else _chosen.get())
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
 
 
 def cache_bytes() -> int:
@@ -115,6 +129,12 @@ def finish(key: str, aside: Path, entry: dict[str, Any]) -> Path:
         raise cache_error(folder, problem) from problem
     evict(keep=key)
     return folder
+
+
+def remove(key: str) -> None:
+    """Forgets a result; what is mapped from it stays readable."""
+    if _folder(key).exists():
+        _remove(_folder(key))
 
 
 def read_entry(folder: Path) -> dict[str, Any]:

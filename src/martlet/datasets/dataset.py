@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from martlet.datasets import columns, exporting, making, mapping, planning, saving, shaping, sql
+from martlet.datasets import columns, exporting, making, mapping, planning, reading, saving, shaping, sql
 from martlet.datasets.column import Column
 from martlet.datasets.features import Features, decodes
 from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, python_lists
@@ -466,6 +466,11 @@ class Dataset:
     from_polars = classmethod(making.from_polars)
     from_buffer = classmethod(making.from_buffer)
     from_generator = classmethod(making.from_generator)
+    from_csv = staticmethod(reading.from_csv)
+    from_json = staticmethod(reading.from_json)
+    from_parquet = staticmethod(reading.from_parquet)
+    from_text = staticmethod(reading.from_text)
+    from_sql = staticmethod(reading.from_sql)
 
     @classmethod
     def from_file(

@@ -427,6 +427,52 @@ class IterableDataset:
         return cls(Generated(generator, gen_kwargs or {}, made), split=split)
 
 
+def from_dataset(dataset: Any, num_shards: int | None = 1) -> IterableDataset:
+    """A Dataset's rows as a stream; `num_shards` is how many workers its rows are meant for."""
+    from martlet.datasets.streams.reading import FromDataset
+
+    made = IterableDataset(FromDataset(dataset, num_shards or 1), split=dataset.split)
+    made._form = dataset._form
+    return made
+
+
+def concatenate_iterables(
+    dsets: Sequence[IterableDataset], *, info: DatasetInfo | None = None, split: str | None = None, axis: int = 0
+) -> IterableDataset:
+    """Rows one stream after the other (axis 0), or columns side by side (axis 1)."""
+    from martlet.datasets.streams.combining import concatenated
+
+    return IterableDataset(concatenated([dataset._node for dataset in dsets], axis), split=split, info=info)
+
+
+def interleave_iterables(
+    dsets: Sequence[IterableDataset],
+    probabilities: Sequence[float] | None = None,
+    *,
+    seed: int | None = None,
+    info: DatasetInfo | None = None,
+    split: str | None = None,
+    stopping_strategy: str = "first_exhausted",
+) -> IterableDataset:
+    """A row of each in turn, or drawn with probabilities, as Hugging Face's library draws them with the seed."""
+    from martlet.datasets.streams.combining import interleaved
+
+    node = interleaved([dataset._node for dataset in dsets], probabilities, seed, stopping_strategy)
+    return IterableDataset(node, split=split, info=info)
+
+
+@verb
+def split_dataset_by_node(dataset: Any, rank: int, world_size: int) -> Any:
+    """The rank's rows: of a stream every `world_size`-th of its one order (or whole files), of a Dataset a shard."""
+    if not 0 <= rank < world_size:
+        raise ArgumentError("rank", f"must be 0 to {world_size - 1}", found=rank)
+    if not isinstance(dataset, IterableDataset):
+        return dataset.shard(num_shards=world_size, index=rank, contiguous=True)
+    new = dataset._like(dataset._node)
+    new._rank, new._world = dataset._rank + dataset._world * rank, dataset._world * world_size
+    return new
+
+
 class IterableDatasetDict(dict[str, IterableDataset]):
     """Streams by the name of their split; the verbs go to each."""
 

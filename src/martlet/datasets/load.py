@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -232,6 +233,7 @@ class Converted:
     features: Features
     num_rows: int
     key: str
+    owner: Any = None  # what must live as long as the files
 
 
 def convert_found(
@@ -243,8 +245,14 @@ def convert_found(
 
 
 def _converted(found: Found, split: str, cache_dir: str | os.PathLike[str] | None, is_forced: bool) -> Converted:
-    from martlet.datasets.opened import cached
+    from martlet.datasets import cache
+    from martlet.datasets.opened import cached, temporary
 
+    def make(path: Path) -> tuple[Features, int]:
+        return convert(found.source, found.files[split], path, found.features)
+
+    if found.source.kind == "sql" or not cache.is_caching_enabled():
+        return temporary(make, secrets.token_hex(16))
     parts = {
         "source": found.source.kind,
         "options": found.source.options(),
@@ -255,7 +263,7 @@ def _converted(found: Found, split: str, cache_dir: str | os.PathLike[str] | Non
     key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
     return cached(
         key,
-        lambda path: convert(found.source, found.files[split], path, found.features),
+        make,
         f"{found.source.kind} {found.name} {split}",
         cache_dir,
         is_forced=is_forced,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from martlet.datasets import cache
 from martlet.datasets.dataset import Dataset
 from martlet.datasets.features import Features
 from martlet.datasets.info import DatasetInfo
@@ -24,45 +23,51 @@ from martlet.errors import CacheError, FeatureError
 if TYPE_CHECKING:
     from martlet.datasets.load import Converted, Found
 
+DATA_FILE = "data.arrow"
+
 
 def cached(
     key: str,
     make: Callable[[Path], tuple[Features, int]],
-    what: str,
+    about: str,
     cache_dir: str | os.PathLike[str] | None,
     *,
     is_forced: bool = False,
 ) -> Converted:
-    """What `make` wrote under this key, or writes now: aside, and renamed when it is whole."""
+    """What `make` wrote under this key, now or earlier."""
     from martlet.datasets.load import Converted
 
-    top = (
-        Path(cache_dir)
-        if cache_dir
-        else Path(os.environ.get("MARTLET_CACHE", "~/.cache/martlet/datasets")).expanduser()
-    )
-    folder = top / "sources" / key
-    if is_forced:
-        shutil.rmtree(folder, ignore_errors=True)
-    if not (folder / "about.json").is_file():
-        aside = top / "sources" / f".{key}.{secrets.token_hex(4)}"
-        try:
-            aside.mkdir(parents=True)
-        except OSError as problem:
-            raise CacheError(str(top), "cannot be written", found=str(problem), remedy="Pass cache_dir=.") from problem
-        try:
-            features, num_rows = make(aside / "data.arrow")
-            about = {"what": what, "num_rows": num_rows, "features": features.to_dict()}
-            (aside / "about.json").write_text(json.dumps(about), "utf-8")
-            try:
-                os.replace(aside, folder)
-            except OSError:
-                if not (folder / "about.json").is_file():  # another process was first
-                    raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    about = json.loads((folder / "about.json").read_text("utf-8"))
-    return Converted([folder / "data.arrow"], Features.from_dict(about["features"]), about["num_rows"], key)
+    with cache.in_folder(cache_dir):
+        if is_forced:
+            cache.remove(key)
+        folder = cache.find(key)
+        if folder is None:
+            with cache.making(key) as aside:
+                if aside is not None:
+                    _emptied(aside)
+                    features, num_rows = make(aside / DATA_FILE)
+                    made: dict[str, Any] = {"about": about, "num_rows": num_rows, "features": features.to_dict()}
+                    cache.finish(key, aside, made)
+            folder = cache.find(key)
+            if folder is None:
+                raise CacheError(str(cache.cache_folder()), "lost a result while it was made", remedy="Load it again.")
+        entry = cache.read_entry(folder)
+    return Converted([folder / DATA_FILE], Features.from_dict(entry["features"]), entry["num_rows"], key)
+
+
+def temporary(make: Callable[[Path], tuple[Features, int]], key: str) -> Converted:
+    """What `make` writes, in a folder that goes with the dataset: for rows that may change behind an equal key."""
+    from martlet.datasets.load import Converted
+
+    folder = tempfile.TemporaryDirectory(prefix="martlet-rows-", ignore_cleanup_errors=True)
+    path = Path(folder.name) / DATA_FILE
+    features, num_rows = make(path)
+    return Converted([path], features, num_rows, key, folder)
+
+
+def _emptied(folder: Path) -> None:
+    for left in folder.iterdir():  # by a process that was killed
+        left.unlink()
 
 
 def open_splits(found: Found, ready: dict[str, Converted], asked: ReadInstruction | None, *, in_memory: bool) -> Any:
@@ -87,7 +92,8 @@ def open_splits(found: Found, ready: dict[str, Converted], asked: ReadInstructio
 
 def _opened(found: Found, part: Converted, split: str, in_memory: bool) -> Dataset:
     files = [] if in_memory else [str(path) for path in part.paths]
-    return Dataset(Stored(_table(part, in_memory), part.features, files, part.key), _info(found, {split: part}), split)
+    stored = Stored(_table(part, in_memory), part.features, files, part.key, part.owner)
+    return Dataset(stored, _info(found, {split: part}), split)
 
 
 def _table(part: Converted, in_memory: bool) -> pa.Table:

@@ -1,0 +1,84 @@
+"""Dataset.from_csv, from_json, from_parquet, from_text, from_sql: files and queries without naming the format."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+Paths = str | os.PathLike[str] | list[str] | dict[str, Any]
+
+
+def _loaded(kind: str, paths: Any, split: Any, features: Any, cache_dir: Any, in_memory: bool, options: Any) -> Any:
+    from martlet.datasets.load import load_dataset
+
+    return load_dataset(
+        kind,
+        data_files=paths,
+        split="train" if split is None else split,
+        features=features,
+        cache_dir=cache_dir,
+        keep_in_memory=in_memory,
+        **options,
+    )
+
+
+def from_csv(
+    path_or_paths: Paths,
+    split: Any = None,
+    features: Any = None,
+    cache_dir: str | None = None,
+    keep_in_memory: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """The rows of CSV files, converted once to Arrow in the cache; keywords as of load_dataset("csv")."""
+    return _loaded("csv", path_or_paths, split, features, cache_dir, keep_in_memory, kwargs)
+
+
+def from_json(
+    path_or_paths: Paths,
+    split: Any = None,
+    features: Any = None,
+    cache_dir: str | None = None,
+    keep_in_memory: bool = False,
+    field: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """The rows of JSON or JSON Lines files; `field` is where in the file they are."""
+    return _loaded("json", path_or_paths, split, features, cache_dir, keep_in_memory, {"field": field, **kwargs})
+
+
+def from_parquet(
+    path_or_paths: Paths,
+    split: Any = None,
+    features: Any = None,
+    cache_dir: str | None = None,
+    keep_in_memory: bool = False,
+    columns: list[str] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """The rows of Parquet files, or some of their columns."""
+    return _loaded("parquet", path_or_paths, split, features, cache_dir, keep_in_memory, {"columns": columns, **kwargs})
+
+
+def from_text(
+    path_or_paths: Paths,
+    split: Any = None,
+    features: Any = None,
+    cache_dir: str | None = None,
+    keep_in_memory: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """The lines (or paragraphs, or documents) of text files."""
+    return _loaded("text", path_or_paths, split, features, cache_dir, keep_in_memory, kwargs)
+
+
+def from_sql(
+    sql: Any,
+    con: Any,
+    features: Any = None,
+    cache_dir: str | None = None,
+    keep_in_memory: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """The rows of a query or table; `con` is a URI, a DB-API connection or SQLAlchemy's. Read anew each time."""
+    return _loaded("sql", None, None, features, cache_dir, keep_in_memory, {"sql": sql, "con": con, **kwargs})
