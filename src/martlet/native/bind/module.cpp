@@ -191,12 +191,13 @@ struct BoundKernels {
       refuse("x must be (m, k) and y (m, rows of all groups)");
     Activations in;
     in.stride = (m.k + kBlock - 1) / kBlock * kBlock;
-    std::vector<float> f32(rows * size_t(in.stride)), scale(f32.size() / kBlock);
-    std::vector<uint16_t> bf16(f32.size());
-    std::vector<int8_t> q8(f32.size());
+    size_t size = (rows + 3) / 4 * 4 * size_t(in.stride);
+    std::vector<float> f32(size), rounded(size), scale(size / kBlock), sum(scale.size());
+    std::vector<uint16_t> bf16(size);
+    std::vector<int8_t> q8(size);
     std::vector<int32_t> total(scale.size()), half(scale.size());
-    in.f32 = f32.data(), in.bf16 = bf16.data(), in.q8 = q8.data(), in.scale = scale.data();
-    in.total = total.data(), in.half = half.data();
+    in.f32 = f32.data(), in.bf16 = bf16.data(), in.rounded = rounded.data(), in.q8 = q8.data();
+    in.scale = scale.data(), in.sum = sum.data(), in.total = total.data(), in.half = half.data();
     for (size_t r = 0; r < rows; ++r) {
       std::memcpy(in.f32 + r * size_t(in.stride), x.data() + r * size_t(m.k), size_t(m.k) * sizeof(float));
       k.prepare(x.data() + r * size_t(m.k), m.k, in, int(r));

@@ -52,10 +52,10 @@ struct Product {
 
 // Buffers of a pass, [token][...].
 struct Engine::Space {
-  Buffer<float> x, input, attention, out, mlp_out, qkv, gate_up, logits, cos, sin, parts, part_stats, stats;
+  Buffer<float> x, input, attention, out, mlp_out, qkv, gate_up, logits, cos, sin, parts, part_stats, stats, rounded;
   Buffer<uint16_t> bf16;
   Buffer<int8_t> q8;
-  Buffer<float> scale;
+  Buffer<float> scale, sum;
   Buffer<int32_t> total, half;
   std::unique_ptr<std::atomic<int>[]> claims;
 };
@@ -83,7 +83,7 @@ size_t Engine::workspace_bytes() const {
   const Space& s = *space_;
   size_t bytes = s.bf16.bytes() + s.q8.bytes() + s.scale.bytes() + s.total.bytes() + s.half.bytes();
   for (const Buffer<float>* b : {&s.x, &s.input, &s.attention, &s.out, &s.mlp_out, &s.qkv, &s.gate_up, &s.logits, &s.cos,
-                                 &s.sin, &s.parts, &s.part_stats, &s.stats})
+                                 &s.sin, &s.parts, &s.part_stats, &s.stats, &s.rounded, &s.sum})
     bytes += b->bytes();
   return bytes;
 }
@@ -209,14 +209,16 @@ void Engine::run(Pass& pass, float* logits) {
   float* stats = s.stats.reserve(size_t(T) * a.num_attention_heads * 2);
   float* cos = s.cos.reserve(a.rotated.size() * T * half_max);
   float* sin = s.sin.reserve(a.rotated.size() * T * half_max);
-  const size_t blocks = size_t(places) * widest / kBlock;
+  const size_t blocks = size_t(round_up(places, 4)) * widest / kBlock;
   Activations in;
   in.stride = widest;
   in.f32 = s.input.reserve(size_t(places) * widest);
-  if (forms.bf16) in.bf16 = s.bf16.reserve(size_t(places) * widest);
+  if (forms.bf16 && k.multiplies_bf16) in.bf16 = s.bf16.reserve(size_t(places) * widest);
+  if (forms.bf16 && !k.multiplies_bf16) in.rounded = s.rounded.reserve(size_t(places) * widest);
   if (forms.q8) {
-    in.q8 = s.q8.reserve(size_t(places) * widest);
-    in.scale = s.scale.reserve(blocks), in.total = s.total.reserve(blocks), in.half = s.half.reserve(blocks);
+    in.q8 = s.q8.reserve(blocks * kBlock);
+    in.scale = s.scale.reserve(blocks), in.sum = s.sum.reserve(blocks);
+    in.total = s.total.reserve(blocks), in.half = s.half.reserve(blocks);
   }
 
   plan_attention(pass);
@@ -229,7 +231,7 @@ void Engine::run(Pass& pass, float* logits) {
 
   auto input = [&](int t) { return in.f32 + size_t(t) * widest; };
   auto prepare = [&](int t, int width) {
-    if (in.bf16 || in.q8) k.prepare(input(t), width, in, t);
+    if (in.bf16 || in.rounded || in.q8) k.prepare(input(t), width, in, t);
   };
   auto residual = [&](int t) { return x + size_t(t) * Dp; };
 
@@ -490,10 +492,11 @@ void Engine::plan_attention(Pass& pass) const {
   // Few tokens and long pasts: chunks are shared out as well, or a thread would wait for another's row.
   bool in_pieces = longest > kChunk && pass.tokens.size() * size_t(heads) < size_t(8 * team_.size());
   if (in_pieces) pass.pieces = int((longest - 1) / kChunk) + 1;
-  constexpr int kQueriesTogether = 8;
+  // so many that a page of keys is widened once for about 28 heads' queries, and items stay small
+  const int queries_together = std::max(1, 28 * heads / a.num_attention_heads);
   for (size_t r = 0; r < pass.rows.size(); ++r) {
     const PassRow& row = pass.rows[r];
-    int together = in_pieces ? 1 : kQueriesTogether;
+    int together = in_pieces ? 1 : queries_together;
     for (int begin = 0; begin < row.count; begin += together) {
       int count = std::min(together, row.count - begin);
       for (int h = 0; h < heads; ++h)

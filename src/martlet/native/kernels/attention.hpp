@@ -8,7 +8,8 @@
 #pragma once
 
 constexpr float kMinusInfinity = -__builtin_inff();
-constexpr int kTogether = 4;  // queries, or heads of one query, that share a load of keys
+constexpr int kTogether = kMaxTile < 4 ? 4 : kMaxTile;  // queries, or heads of one query, that share a load of keys
+constexpr int kMostTogether = 32;                       // and that share a page widened to float32
 
 INLINE f32 counting(float first) {
   float lanes[16];
@@ -16,34 +17,32 @@ INLINE f32 counting(float first) {
   return load(lanes);
 }
 
-struct Seen {  // positions low..high of the queries of one tile
-  float low[kTogether], high[kTogether];
+// The queries of one pass over the pages, a head's query each: where they are, what they see, what they give.
+struct Queries {
+  int count = 0;
+  const float* q[kMostTogether];
+  float *out[kMostTogether], *stats[kMostTogether];
+  float low[kMostTogether], high[kMostTogether];  // positions
+  int64_t lowest = INT64_MAX, highest = 0;
 };
 
-template <int N>
-INLINE void score_page(const AttentionTask& t, const float* const (&q)[N], const uint16_t* keys, int position,
-                       const Seen& seen, float (*scores)[kChunk], int place) {
-  f32 even[N], odd[N];
-  for (int i = 0; i < N; ++i) even[i] = odd[i] = zero();
-  int d = 0;
-  for (; d + 2 <= t.head_dim; d += 2) {
-    f32 k0 = load_bf16(keys + d * kPage), k1 = load_bf16(keys + (d + 1) * kPage);
-    for (int i = 0; i < N; ++i) {
-      even[i] = fma(k0, set1(q[i][d]), even[i]);
-      odd[i] = fma(k1, set1(q[i][d + 1]), odd[i]);
-    }
-  }
-  if (d < t.head_dim) {
-    f32 k0 = load_bf16(keys + d * kPage);
-    for (int i = 0; i < N; ++i) even[i] = fma(k0, set1(q[i][d]), even[i]);
+// `key(d)` gives dimension d of the page's sixteen keys.
+template <int N, class Key>
+INLINE void score_page(const AttentionTask& t, const Queries& u, int first, int position, float (*scores)[kChunk],
+                       int place, Key&& key) {
+  f32 sums[N];
+  for (int i = 0; i < N; ++i) sums[i] = zero();
+  for (int d = 0; d < t.head_dim; ++d) {
+    f32 k = key(d);
+    for (int i = 0; i < N; ++i) sums[i] = fma(k, set1(u.q[first + i][d]), sums[i]);
   }
   f32 positions = counting(float(position)), hidden = set1(kMinusInfinity);
   for (int i = 0; i < N; ++i) {
-    f32 s = mul(add(even[i], odd[i]), set1(t.scale));
+    f32 s = mul(sums[i], set1(t.scale));
     if (t.softcap != 0.0f) s = mul(set1(t.softcap), tanh(div(s, set1(t.softcap))));
-    s = select_less(set1(seen.high[i]), positions, hidden, s);
-    s = select_less(positions, set1(seen.low[i]), hidden, s);
-    store(scores[i] + place, s);
+    s = select_less(set1(u.high[first + i]), positions, hidden, s);
+    s = select_less(positions, set1(u.low[first + i]), hidden, s);
+    store(scores[first + i] + place, s);
   }
 }
 
@@ -63,38 +62,34 @@ INLINE void exponentiate(float* scores, int count, float* stats) {
   stats[0] = m, stats[1] = sum(total);
 }
 
-template <int N, int Width>
-INLINE void weigh_values(const AttentionTask& t, float (*weights)[kChunk], int first_page, int num_pages, int d,
-                         float* const (&out)[N]) {
+// Adds a page's sixteen values, weighted, to 16 * Width dimensions from d on; `value(j, d)` gives sixteen of them.
+template <int N, int Width, class Value>
+INLINE void weigh_page(float (*weights)[kChunk], int first, int place, int d, float* const* out, Value&& value) {
   f32 acc[N][Width];
   for (int i = 0; i < N; ++i)
-    for (int w = 0; w < Width; ++w) acc[i][w] = zero();
-  for (int p = 0; p < num_pages; ++p) {
-    const uint16_t* values = t.pages[first_page + p] + t.value_offset + d;
-    for (int j = 0; j < kPage; ++j) {
-      f32 v[Width];
-      for (int w = 0; w < Width; ++w) v[w] = load_bf16(values + size_t(j) * t.head_dim + 16 * w);
-      for (int i = 0; i < N; ++i) {
-        f32 weight = set1(weights[i][p * kPage + j]);
-        for (int w = 0; w < Width; ++w) acc[i][w] = fma(weight, v[w], acc[i][w]);
-      }
+    for (int w = 0; w < Width; ++w) acc[i][w] = place ? load(out[first + i] + d + 16 * w) : zero();
+  for (int j = 0; j < kPage; ++j) {
+    f32 v[Width];
+    for (int w = 0; w < Width; ++w) v[w] = value(j, d + 16 * w);
+    for (int i = 0; i < N; ++i) {
+      f32 weight = set1(weights[first + i][place + j]);
+      for (int w = 0; w < Width; ++w) acc[i][w] = fma(weight, v[w], acc[i][w]);
     }
   }
   for (int i = 0; i < N; ++i)
-    for (int w = 0; w < Width; ++w) store(out[i] + d + 16 * w, acc[i][w]);
+    for (int w = 0; w < Width; ++w) store(out[first + i] + d + 16 * w, acc[i][w]);
 }
 
 // Dimensions past the last sixteen, one by one.
-INLINE void weigh_rest(const AttentionTask& t, const float* weights, int first_page, int num_pages, float* out) {
+INLINE void weigh_rest(const AttentionTask& t, const uint16_t* values, const float* weights, int place, float* out) {
   for (int d = t.head_dim / 16 * 16; d < t.head_dim; ++d) {
-    float acc = 0.0f;
-    for (int p = 0; p < num_pages; ++p)
-      for (int j = 0; j < kPage; ++j) {
-        uint32_t bits = uint32_t(t.pages[first_page + p][t.value_offset + size_t(j) * t.head_dim + d]) << 16;
-        float v;
-        __builtin_memcpy(&v, &bits, 4);
-        acc = __builtin_fmaf(weights[p * kPage + j], v, acc);
-      }
+    float acc = place ? out[d] : 0.0f;
+    for (int j = 0; j < kPage; ++j) {
+      uint32_t bits = uint32_t(values[size_t(j) * t.head_dim + d]) << 16;
+      float v;
+      __builtin_memcpy(&v, &bits, 4);
+      acc = __builtin_fmaf(weights[place + j], v, acc);
+    }
     out[d] = acc;
   }
 }
@@ -115,48 +110,89 @@ void finish(float* out, const float* stats, int head_dim) {
   in_sixteens(head_dim, [&](int i, int count) INLINED { put(out + i, div(get(out + i, count), set1(stats[1])), count); });
 }
 
-template <int N> INLINE void attend_tile(const AttentionTask& t, int pair) {
-  const float* q[N];
-  float *out[N], *stats[N], *sums[N];
-  float next_out[N][kMaxHeadDim], next_stats[N][2];
-  Seen seen;
-  int64_t lowest = INT64_MAX, highest = 0;
-  for (int i = 0; i < N; ++i) {
-    int query = (pair + i) / t.group, head = (pair + i) % t.group;
-    q[i] = t.q + size_t(query) * t.q_stride + size_t(head) * t.head_dim;
-    out[i] = t.out + size_t(query) * t.out_stride + size_t(head) * t.head_dim;
-    stats[i] = t.stats + (size_t(query) * t.group + head) * 2;
-    int64_t high = t.first_position + query, low = t.window && high >= t.window ? high - t.window + 1 : 0;
-    seen.low[i] = float(low), seen.high[i] = float(high);
-    lowest = low < lowest ? low : lowest, highest = high > highest ? high : highest;
+// Calls f(first, how many) for tiles of queries.
+template <class F> INLINE void in_tiles(int count, F&& f) {
+  int i = 0;
+  for (; i + kTogether <= count; i += kTogether) f(i, Int<kTogether>{});
+  if (kTogether > 4 && i + 4 <= count) f(i, Int<4>{}), i += 4;
+  if (i + 3 <= count) f(i, Int<3>{}), i += 3;
+  for (; i < count; ++i) f(i, Int<1>{});
+}
+
+// Many queries pass over a page that is widened to float32 once; few read it as it lies.
+template <bool Widens> INLINE void score_pages(const AttentionTask& t, const Queries& u, int first_page, int num_pages,
+                                               float (*scores)[kChunk]) {
+  alignas(64) float wide[Widens ? kMaxHeadDim * kPage : 1];
+  for (int p = 0; p < num_pages; ++p) {
+    const uint16_t* keys = t.pages[first_page + p] + t.key_offset;
+    if constexpr (Widens)
+      for (int d = 0; d < t.head_dim; ++d) store(wide + d * kPage, load_bf16(keys + d * kPage));
+    in_tiles(u.count, [&](int first, auto n) INLINED {
+      score_page<n.value>(t, u, first, (first_page + p) * kPage, scores, p * kPage, [&](int d) INLINED {
+        return Widens ? load(wide + d * kPage) : load_bf16(keys + d * kPage);
+      });
+    });
   }
-  float scores[N][kChunk];
-  bool is_first = true;
+}
+
+template <bool Widens> INLINE void weigh_pages(const AttentionTask& t, const Queries& u, int first_page, int num_pages,
+                                               float (*weights)[kChunk], float* const* out) {
+  alignas(64) float wide[Widens ? kMaxHeadDim * kPage : 1];
+  const int n = t.head_dim;
+  for (int p = 0; p < num_pages; ++p) {
+    const uint16_t* values = t.pages[first_page + p] + t.value_offset;
+    if constexpr (Widens)
+      for (int i = 0; i + 16 <= n * kPage; i += 16) store(wide + i, load_bf16(values + i));
+    auto value = [&](int j, int d) INLINED { return Widens ? load(wide + j * n + d) : load_bf16(values + j * n + d); };
+    in_tiles(u.count, [&](int first, auto tile) INLINED {
+      int d = 0;
+      for (; d + 16 * kValuesWide <= n; d += 16 * kValuesWide)
+        weigh_page<tile.value, kValuesWide>(weights, first, p * kPage, d, out, value);
+      for (; d + 16 <= n; d += 16) weigh_page<tile.value, 1>(weights, first, p * kPage, d, out, value);
+      for (int i = 0; i < tile.value && d < n; ++i)
+        weigh_rest(t, values, weights[first + i], p * kPage, out[first + i]);
+    });
+  }
+  for (int i = 0; i < u.count && num_pages == 0; ++i)
+    for (int d = 0; d < n; ++d) out[i][d] = 0.0f;
+}
+
+template <bool Widens> INLINE void attend_to(const AttentionTask& t, const Queries& u) {
+  alignas(64) float scores[kMostTogether][kChunk];
+  float next_out[kMostTogether][kMaxHeadDim], next_stats[kMostTogether][2], *sums[kMostTogether];
   for (int c = t.chunk_begin; c < t.chunk_end; ++c) {
-    int64_t begin = int64_t(c) * kChunk, end = begin + kChunk <= highest + 1 ? begin + kChunk : highest + 1;
-    int first_page = int((begin > lowest ? begin : lowest) / kPage), last_page = int((end + kPage - 1) / kPage);
+    const bool is_first = c == t.chunk_begin;
+    int64_t begin = int64_t(c) * kChunk, end = begin + kChunk <= u.highest + 1 ? begin + kChunk : u.highest + 1;
+    int first_page = int((begin > u.lowest ? begin : u.lowest) / kPage), last_page = int((end + kPage - 1) / kPage);
     int num_pages = last_page > first_page ? last_page - first_page : 0;
-    for (int p = 0; p < num_pages; ++p)
-      score_page(t, q, t.pages[first_page + p] + t.key_offset, (first_page + p) * kPage, seen, scores, p * kPage);
-    for (int i = 0; i < N; ++i) {
-      exponentiate(scores[i], num_pages * kPage, is_first ? stats[i] : next_stats[i]);
-      sums[i] = is_first ? out[i] : next_out[i];
+    score_pages<Widens>(t, u, first_page, num_pages, scores);
+    for (int i = 0; i < u.count; ++i) {
+      exponentiate(scores[i], num_pages * kPage, is_first ? u.stats[i] : next_stats[i]);
+      sums[i] = is_first ? u.out[i] : next_out[i];
     }
-    int d = 0;
-    for (; d + 64 <= t.head_dim; d += 64) weigh_values<N, 4>(t, scores, first_page, num_pages, d, sums);
-    for (; d + 16 <= t.head_dim; d += 16) weigh_values<N, 1>(t, scores, first_page, num_pages, d, sums);
-    for (int i = 0; i < N && d < t.head_dim; ++i) weigh_rest(t, scores[i], first_page, num_pages, sums[i]);
-    if (!is_first)
-      for (int i = 0; i < N; ++i) merge(out[i], stats[i], next_out[i], next_stats[i], t.head_dim);
-    is_first = false;
+    weigh_pages<Widens>(t, u, first_page, num_pages, scores, sums);
+    for (int i = 0; i < u.count && !is_first; ++i) merge(u.out[i], u.stats[i], next_out[i], next_stats[i], t.head_dim);
   }
 }
 
 void attend(const AttentionTask& t) {
-  int pairs = t.num_queries * t.group, pair = 0;
-  for (; pair + kTogether <= pairs; pair += kTogether) attend_tile<kTogether>(t, pair);
-  for (; pair + 3 <= pairs; pair += 3) attend_tile<3>(t, pair);
-  for (; pair < pairs; ++pair) attend_tile<1>(t, pair);
+  const int pairs = t.num_queries * t.group;
+  for (int begin = 0; begin < pairs; begin += kMostTogether) {
+    Queries u;
+    for (int pair = begin; pair < pairs && u.count < kMostTogether; ++pair) {
+      int i = u.count++, query = pair / t.group, head = pair % t.group;
+      u.q[i] = t.q + size_t(query) * t.q_stride + size_t(head) * t.head_dim;
+      u.out[i] = t.out + size_t(query) * t.out_stride + size_t(head) * t.head_dim;
+      u.stats[i] = t.stats + (size_t(query) * t.group + head) * 2;
+      int64_t high = t.first_position + query, low = t.window && high >= t.window ? high - t.window + 1 : 0;
+      u.low[i] = float(low), u.high[i] = float(high);
+      u.lowest = low < u.lowest ? low : u.lowest, u.highest = high > u.highest ? high : u.highest;
+    }
+    if (u.count > 2 * kTogether)
+      attend_to<true>(t, u);
+    else
+      attend_to<false>(t, u);
+  }
 }
 
 void store_key(const float* k, int head_dim, uint16_t* page, int slot) {

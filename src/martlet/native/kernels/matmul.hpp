@@ -3,7 +3,8 @@
 //   y[r] = sum over blocks b of  d[r,b] s[b] (sum_k (q[r,k] - offset) a[k])  +  min[r,b] s[b] sum_k a[k]
 //
 // and blocks are added in the order of the columns, so a result does not depend on M, on threads or on the machine.
-// The offset enters through the integer sum's start; quants are unsigned because the instructions want them so.
+// Quants are unsigned because the instructions want them so. A tile is 16 rows of W by M of x: its integer sums stay in
+// registers while the quants are unpacked, once for all M.
 #pragma once
 
 template <int V> struct Int {
@@ -14,8 +15,7 @@ template <class Do> INLINE void four(Do&& f) { f(Int<0>{}), f(Int<1>{}), f(Int<2
 
 // Quants of a block: calls f(quad, bytes) for its eight quads.
 struct FourBits {
-  static constexpr int bytes = 256;
-  static constexpr bool narrow = true;  // below 64
+  static constexpr int bytes = 256, largest = 15;
   template <class F> static INLINE void quads(const uint8_t* p, F&& f) {
     four([&](auto v) INLINED {
       u8 both = load_bytes(p + 64 * v.value);
@@ -25,15 +25,13 @@ struct FourBits {
   }
 };
 struct Iq4 {
-  static constexpr int bytes = 256;
-  static constexpr bool narrow = false;
+  static constexpr int bytes = 256, largest = 255;
   template <class F> static INLINE void quads(const uint8_t* p, F&& f) {
     FourBits::quads(p, [&](int quad, u8 nibbles) INLINED { f(quad, look_up(nibbles, kIq4Values)); });
   }
 };
 struct FiveBits {
-  static constexpr int bytes = 320;
-  static constexpr bool narrow = true;
+  static constexpr int bytes = 320, largest = 31;
   template <class F> static INLINE void quads(const uint8_t* p, F&& f) {
     u8 fifth = load_bytes(p + 256);
     four([&](auto v) INLINED {
@@ -44,24 +42,28 @@ struct FiveBits {
     });
   }
 };
-struct SixBits {
-  static constexpr int bytes = 384;
-  static constexpr bool narrow = true;
+struct SixBits {  // in the order of the quads: a half of the block after the other
+  static constexpr int bytes = 384, largest = 63;
   template <class F> static INLINE void quads(const uint8_t* p, F&& f) {
-    u8 first = load_bytes(p + 256), second = load_bytes(p + 320);
+    u8 first = load_bytes(p + 256);
     four([&](auto v) INLINED {
       constexpr int V = decltype(v)::value;
-      u8 both = load_bytes(p + 64 * V);
-      f(V, sixth_bits<V>(low_nibbles(both), first));
-      f(V + 4, sixth_bits<V>(high_nibbles(both), second));
+      f(V, sixth_bits<V>(low_nibbles(load_bytes(p + 64 * V)), first));
+    });
+    u8 second = load_bytes(p + 320);
+    four([&](auto v) INLINED {
+      constexpr int V = decltype(v)::value;
+      f(V + 4, sixth_bits<V>(high_nibbles(load_bytes(p + 64 * V)), second));
     });
   }
 };
 struct EightBits {
-  static constexpr int bytes = 512;
-  static constexpr bool narrow = false;
+  static constexpr int bytes = 512, largest = 255;
   template <class F> static INLINE void quads(const uint8_t* p, F&& f) {
-    for (int q = 0; q < 8; ++q) f(q, load_bytes(p + 64 * q));
+    four([&](auto v) INLINED {
+      f(2 * v.value, load_bytes(p + 128 * v.value));
+      f(2 * v.value + 1, load_bytes(p + 128 * v.value + 64));
+    });
   }
 };
 
@@ -113,27 +115,91 @@ struct Iq4Xs : Iq4 {
   static INLINE f32 minimum(const uint8_t*, const Super&) { return zero(); }
 };
 
-struct QuantizedRow {
-  const int8_t* q;
-  const float* scale;
-  const int32_t *total, *half;
+// M rows of x from `row` on: block by block, four rows beside each other (see Activations).
+template <int M> struct Taken {
+  static constexpr int kFours = (M + 3) / 4;
+  const int8_t* q[kFours];
+  const float *scale[kFours], *sum[kFours];
+  const int32_t *total[kFours], *half[kFours];
+
+  INLINE Taken(const Activations& x, int row) {
+    for (int i = 0; i < kFours; ++i) {
+      size_t at = x.block_of(row + 4 * i, 0);
+      q[i] = x.q8 + at * kBlock, scale[i] = x.scale + at, sum[i] = x.sum + at;
+      total[i] = x.total + at, half[i] = x.half + at;
+    }
+  }
+  INLINE void next() {
+    for (int i = 0; i < kFours; ++i) q[i] += 4 * kBlock, scale[i] += 4, sum[i] += 4, total[i] += 4, half[i] += 4;
+  }
+  INLINE const int8_t* quad(int m, int quad) const { return q[m / 4] + m % 4 * kBlock + 4 * quad; }
 };
 
-template <class F> INLINE i32 dot_of(i32 acc, u8 w, const int8_t* a) {
-  if constexpr (F::narrow)
-    return dot6(acc, w, a);
-  else
-    return dot(acc, w, a);
+#ifdef MARTLET_SUMS_IN_16
+// Sums of products in 16 bits while they cannot overflow (128 times `largest`, two to a number), then in 32. Quants of
+// eight bits are taken as two nibbles.
+template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M>& x, i32 (&sums)[M]) {
+  constexpr bool is_wide = F::largest > 63;
+  constexpr int kTogether16 = is_wide ? 8 : 128 / (F::largest + 1);
+  [[maybe_unused]] i16 scales[2];
+  if constexpr (F::halved) {
+    scales[0] = pairs_of_i8((const int8_t*)p + F::bytes), scales[1] = pairs_of_i8((const int8_t*)p + F::bytes + 16);
+    static_assert(F::offset == 32);  // a pair of -16 * half, each times the scale
+    for (int m = 0; m < M; ++m) {
+      int32_t half = x.half[m / 4][m % 4], rest = x.total[m / 4][m % 4] - half;
+      sums[m] = iadd(multiply_pairs(set1_i16(-16 * half), scales[0]), multiply_pairs(set1_i16(-16 * rest), scales[1]));
+    }
+  } else {
+    for (int m = 0; m < M; ++m) sums[m] = iset1(-F::offset * x.total[m / 4][m % 4]);
+  }
+  auto plane = [&](auto which) INLINED {
+    i16 part[M];
+    int count = 0;
+    F::quads(p, [&](int quad, u8 w) INLINED {
+      if constexpr (is_wide) w = which.value ? high_nibbles(w) : low_nibbles(w);
+      for (int m = 0; m < M; ++m) {
+        i16 products = multiply_bytes(w, x.quad(m, quad));
+        part[m] = count % kTogether16 ? add_i16(part[m], products) : products;
+      }
+      if (++count % kTogether16 == 0) {
+        i16 factor = set1_i16(which.value ? 16 : 1);
+        if constexpr (F::halved) factor = scales[quad / 4];
+        for (int m = 0; m < M; ++m) sums[m] = iadd(sums[m], multiply_pairs(part[m], factor));
+      }
+    });
+  };
+  plane(Int<0>{});
+  if constexpr (is_wide) plane(Int<1>{});
 }
+#else
+template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M>& x, i32 (&sums)[M]) {
+  if constexpr (F::halved) {  // each half of the block has its own integer scale
+    i32 second[M];
+    for (int m = 0; m < M; ++m) {
+      sums[m] = iset1(-F::offset * x.half[m / 4][m % 4]);
+      second[m] = iset1(-F::offset * (x.total[m / 4][m % 4] - x.half[m / 4][m % 4]));
+    }
+    F::quads(p, [&](int quad, u8 w) INLINED {
+      for (int m = 0; m < M; ++m) {
+        i32& sum = quad < 4 ? sums[m] : second[m];
+        sum = dot(sum, w, x.quad(m, quad));
+      }
+    });
+    i32 scale1 = load_i8((const int8_t*)p + F::bytes), scale2 = load_i8((const int8_t*)p + F::bytes + 16);
+    for (int m = 0; m < M; ++m) sums[m] = iadd(imul(sums[m], scale1), imul(second[m], scale2));
+  } else {
+    for (int m = 0; m < M; ++m) sums[m] = iset1(-F::offset * x.total[m / 4][m % 4]);
+    F::quads(p, [&](int quad, u8 w) INLINED {
+      for (int m = 0; m < M; ++m) sums[m] = dot(sums[m], w, x.quad(m, quad));
+    });
+  }
+}
+#endif
 
 template <class F, int M> struct Quantized {
   static INLINE void tile(const uint8_t* p, int k, const Activations& x, int row, float* y, size_t y_stride) {
-    QuantizedRow rows[M];
-    const int blocks = k / kBlock, all = x.stride / kBlock;
-    for (int m = 0; m < M; ++m) {
-      size_t place = size_t(row + m);
-      rows[m] = {x.q8 + place * x.stride, x.scale + place * all, x.total + place * all, x.half + place * all};
-    }
+    Taken<M> rows(x, row);
+    const int blocks = k / kBlock;
     f32 acc[M];
     for (int m = 0; m < M; ++m) acc[m] = zero();
     typename F::Super super = F::open(p);
@@ -142,80 +208,16 @@ template <class F, int M> struct Quantized {
       if constexpr (M == 1)
         for (int line = 0; line < F::block_bytes; line += 64) prefetch(p + line + 4096);
       i32 sums[M];
-      integer_sums(p, b, rows, sums);
+      block_sums<F, M>(p, rows, sums);
       f32 scale = F::scale(p, super);
-      for (int m = 0; m < M; ++m) acc[m] = fma(to_f32(sums[m]), mul(scale, set1(rows[m].scale[b])), acc[m]);
+      for (int m = 0; m < M; ++m)
+        acc[m] = fma(to_f32(sums[m]), mul(scale, set1(rows.scale[m / 4][m % 4])), acc[m]);
       if constexpr (F::has_min) {
         f32 minimum = F::minimum(p, super);
-        for (int m = 0; m < M; ++m)
-          acc[m] = fma(minimum, set1(rows[m].scale[b] * float(rows[m].total[b])), acc[m]);
+        for (int m = 0; m < M; ++m) acc[m] = fma(minimum, set1(rows.sum[m / 4][m % 4]), acc[m]);
       }
       p += F::block_bytes;
-    }
-    for (int m = 0; m < M; ++m) store(y + m * y_stride, acc[m]);
-  }
-
-  static INLINE void integer_sums(const uint8_t* p, int b, const QuantizedRow (&rows)[M], i32 (&sums)[M]) {
-    if constexpr (F::halved) {  // each half of the block has its own integer scale
-      i32 second[M];
-      for (int m = 0; m < M; ++m) {
-        sums[m] = iset1(-F::offset * rows[m].half[b]);
-        second[m] = iset1(-F::offset * (rows[m].total[b] - rows[m].half[b]));
-      }
-      F::quads(p, [&](int quad, u8 w) INLINED {
-        for (int m = 0; m < M; ++m) {
-          i32& sum = quad < 4 ? sums[m] : second[m];
-          sum = dot_of<F>(sum, w, rows[m].q + b * kBlock + 4 * quad);
-        }
-      });
-      i32 scale1 = load_i8((const int8_t*)p + F::bytes), scale2 = load_i8((const int8_t*)p + F::bytes + 16);
-      for (int m = 0; m < M; ++m) sums[m] = iadd(imul(sums[m], scale1), imul(second[m], scale2));
-    } else {
-      for (int m = 0; m < M; ++m) sums[m] = iset1(-F::offset * rows[m].total[b]);
-      F::quads(p, [&](int quad, u8 w) INLINED {
-        for (int m = 0; m < M; ++m) sums[m] = dot_of<F>(sums[m], w, rows[m].q + b * kBlock + 4 * quad);
-      });
-    }
-  }
-};
-
-// Float kinds: 64 columns are summed on their own, then added, which keeps the error of long rows small.
-constexpr int kRun = 64;
-
-template <bool IsHalf, int M> struct Floats {
-  static INLINE void tile(const uint8_t* p, int k, const Activations& x, int row, float* y, size_t y_stride) {
-    const float* a[M];
-    f32 acc[M];
-    for (int m = 0; m < M; ++m) a[m] = x.f32 + size_t(row + m) * x.stride, acc[m] = zero();
-    for (int begin = 0; begin < k; begin += kRun) {
-      f32 run[M];
-      for (int m = 0; m < M; ++m) run[m] = zero();
-      int end = begin + kRun < k ? begin + kRun : k;
-      for (int c = begin; c < end; ++c) {
-        f32 w = IsHalf ? load_f16((const uint16_t*)p + size_t(c) * 16) : load((const float*)p + size_t(c) * 16);
-        for (int m = 0; m < M; ++m) run[m] = fma(w, set1(a[m][c]), run[m]);
-      }
-      for (int m = 0; m < M; ++m) acc[m] = add(acc[m], run[m]);
-    }
-    for (int m = 0; m < M; ++m) store(y + m * y_stride, acc[m]);
-  }
-};
-
-template <int M> struct Brains {
-  static INLINE void tile(const uint8_t* p, int k, const Activations& x, int row, float* y, size_t y_stride) {
-    const uint16_t* a[M];
-    f32 acc[M];
-    for (int m = 0; m < M; ++m) a[m] = x.bf16 + size_t(row + m) * x.stride, acc[m] = zero();
-    for (int begin = 0; begin < k; begin += kRun) {
-      f32 run[M];
-      for (int m = 0; m < M; ++m) run[m] = zero();
-      int end = begin + kRun < k ? begin + kRun : k;
-      for (int c = begin; c < end; c += 2) {
-        const uint16_t* w = (const uint16_t*)p + size_t(c) * 16;
-        if (M == 1) prefetch(w + 2048);
-        for (int m = 0; m < M; ++m) run[m] = dot_bf16(run[m], w, a[m] + c);
-      }
-      for (int m = 0; m < M; ++m) acc[m] = add(acc[m], run[m]);
+      rows.next();
     }
     for (int m = 0; m < M; ++m) store(y + m * y_stride, acc[m]);
   }
@@ -247,9 +249,6 @@ using FormatQ4_1 = Plain<FourBits, 0, true>;
 using FormatQ5_0 = Plain<FiveBits, 16, false>;
 using FormatQ5_1 = Plain<FiveBits, 0, true>;
 using FormatIQ4_NL = Plain<Iq4, 128, false>;
-MATMUL(f32, Floats<false, M>)
-MATMUL(f16, Floats<true, M>)
-MATMUL(bf16, Brains<M>)
 MATMUL(q8_0, Quantized<FormatQ8_0, M>)
 MATMUL(q4_0, Quantized<FormatQ4_0, M>)
 MATMUL(q4_1, Quantized<FormatQ4_1, M>)

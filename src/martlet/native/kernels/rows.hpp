@@ -22,17 +22,25 @@ void prepare(const float* x, int k, const Activations& out, int row) {
     int left = k - b * kBlock;
     f32 low = left <= 0 ? zero() : get(x + b * kBlock, left < 16 ? left : 16);
     f32 high = left <= 16 ? zero() : get(x + b * kBlock + 16, left < 32 ? left - 16 : 16);
-    size_t at = size_t(row) * out.stride + size_t(b) * kBlock, block = size_t(row) * blocks + b;
+    size_t at = size_t(row) * out.stride + size_t(b) * kBlock;
     if (out.bf16) store_bf16(out.bf16 + at, low), store_bf16(out.bf16 + at + 16, high);
+    if (out.rounded) {
+      uint16_t bf16[32];
+      store_bf16(bf16, low), store_bf16(bf16 + 16, high);
+      store(out.rounded + at, swap_pairs(load_bf16(bf16)));
+      store(out.rounded + at + 16, swap_pairs(load_bf16(bf16 + 16)));
+    }
     if (!out.q8) continue;
+    size_t block = out.block_of(row, b);
     float largest_x = largest(max(abs(low), abs(high)));
     float poison = sum(add(sub(low, low), sub(high, high)));  // 0, or NaN
     float inverse = largest_x > 0.0f ? 127.0f / largest_x : 0.0f;
     i32 q_low = round_to_i32(mul(low, set1(inverse))), q_high = round_to_i32(mul(high, set1(inverse)));
-    store_i8(out.q8 + at, q_low), store_i8(out.q8 + at + 16, q_high);
-    out.scale[block] = largest_x / 127.0f + poison;
-    out.half[block] = isum(q_low);
-    out.total[block] = out.half[block] + isum(q_high);
+    store_i8(out.q8 + block * kBlock, q_low), store_i8(out.q8 + block * kBlock + 16, q_high);
+    float scale = largest_x / 127.0f + poison;
+    int32_t half = isum(q_low), total = half + isum(q_high);
+    out.scale[block] = scale, out.half[block] = half, out.total[block] = total;
+    out.sum[block] = scale * float(total);
   }
 }
 

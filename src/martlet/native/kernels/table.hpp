@@ -17,15 +17,21 @@ struct Matrix {
 };
 
 // Rows of activations, in the forms the matrices that read them ask for. Rows lie `stride` numbers apart, `stride` a
-// multiple of 32 and not below k; numbers from k on are zero.
+// multiple of 32 and not below k; numbers from k on are zero. The 8-bit forms lie in blocks of 32, four rows side by side,
+// [row / 4][block][row % 4]: room for a multiple of four rows, and a product's first row is a multiple of four.
 struct Activations {
   int stride = 0;
   float* f32 = nullptr;
-  uint16_t* bf16 = nullptr;
-  int8_t* q8 = nullptr;      // x = q8 * scale, a scale for each block of 32
-  float* scale = nullptr;    // stride / 32 a row
-  int32_t* total = nullptr;  // sum of a block's q8
-  int32_t* half = nullptr;   // sum of its first 16
+  uint16_t* bf16 = nullptr;   // where the set multiplies bf16 numbers
+  float* rounded = nullptr;   // elsewhere: rounded to bf16, columns 2i and 2i + 1 exchanged
+  int8_t* q8 = nullptr;       // x = q8 * scale, a scale for each block of 32
+  float* scale = nullptr;
+  float* sum = nullptr;       // scale * total
+  int32_t* total = nullptr;   // sum of a block's q8
+  int32_t* half = nullptr;    // sum of its first 16
+  size_t block_of(int row, int block) const {
+    return (size_t(row / 4) * size_t(stride / kBlock) + size_t(block)) * 4 + size_t(row % 4);
+  }
 };
 
 struct Rotation {
@@ -58,6 +64,7 @@ enum class NormKind : uint8_t { RMS, RMS_PLUS_ONE, LAYER };
 
 struct Kernels {
   const char* name;
+  bool multiplies_bf16;  // which form BF16 matrices read
   // y[row][16 * group ...] of rows row_begin..row_end; y_stride numbers between rows
   void (*matmul[kNumKinds])(const Matrix&, int group_begin, int group_end, const Activations&, int row_begin,
                             int row_end, float* y, size_t y_stride);

@@ -69,10 +69,12 @@ INLINE f32 scale_pow2(f32 a, i32 n) {
   return mul(a, {_mm256_castsi256_ps(_mm256_slli_epi32(biased.l, 23)),
                  _mm256_castsi256_ps(_mm256_slli_epi32(biased.h, 23))});
 }
-INLINE void store_i8(int8_t* p, i32 a) {
-  int32_t whole[16];
-  _mm256_storeu_si256((__m256i*)whole, a.l), _mm256_storeu_si256((__m256i*)(whole + 8), a.h);
-  for (int i = 0; i < 16; ++i) p[i] = int8_t(whole[i]);
+INLINE void store_i8(int8_t* p, i32 a) {  // the low bytes
+  const __m256i low = _mm256_set1_epi32(255);
+  __m256i words = _mm256_packus_epi32(_mm256_and_si256(a.l, low), _mm256_and_si256(a.h, low));
+  words = _mm256_permute4x64_epi64(words, 0xd8);
+  __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128((__m128i*)p, bytes);
 }
 INLINE int32_t isum(i32 a) {
   __m256i h = _mm256_add_epi32(a.l, a.h);
@@ -85,16 +87,19 @@ INLINE __m256 widen_bf16(__m128i a) { return _mm256_castsi256_ps(_mm256_slli_epi
 INLINE f32 load_bf16(const uint16_t* p) {
   return {widen_bf16(_mm_loadu_si128((const __m128i*)p)), widen_bf16(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
-INLINE void store_bf16(uint16_t* p, f32 a) {
-  float whole[16];
-  store(whole, a);
-  for (int i = 0; i < 16; ++i) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &whole[i], 4);
-    bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-    p[i] = is_nan ? uint16_t((bits >> 16) | 0x40) : uint16_t((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
-  }
+INLINE __m256i round_to_bf16(__m256 a) {  // to nearest, ties to even; NaN stays NaN
+  __m256i bits = _mm256_castps_si256(a), top = _mm256_srli_epi32(bits, 16);
+  __m256i even = _mm256_and_si256(top, _mm256_set1_epi32(1));
+  __m256i rounded = _mm256_srli_epi32(
+      _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff))), 16);
+  __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(rounded, _mm256_or_si256(top, _mm256_set1_epi32(0x40)), is_nan);
 }
+INLINE void store_bf16(uint16_t* p, f32 a) {
+  __m256i words = _mm256_packus_epi32(round_to_bf16(a.l), round_to_bf16(a.h));
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(words, 0xd8));
+}
+INLINE f32 swap_pairs(f32 a) { return {_mm256_permute_ps(a.l, 0xb1), _mm256_permute_ps(a.h, 0xb1)}; }
 INLINE f32 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
@@ -132,31 +137,31 @@ INLINE i32 dot(i32 acc, u8 w, const int8_t* a) {
   __m256i quad = quad_of(a);
   return {_mm256_dpbusd_avx_epi32(acc.l, w.l, quad), _mm256_dpbusd_avx_epi32(acc.h, w.h, quad)};
 }
-INLINE i32 dot6(i32 acc, u8 w, const int8_t* a) { return dot(acc, w, a); }
 #else
-INLINE i32 dot6(i32 acc, u8 w, const int8_t* a) {  // 63 * 128 * 2 fits 16 bits
-  __m256i quad = quad_of(a), ones = _mm256_set1_epi16(1);
-  return {_mm256_add_epi32(acc.l, _mm256_madd_epi16(_mm256_maddubs_epi16(w.l, quad), ones)),
-          _mm256_add_epi32(acc.h, _mm256_madd_epi16(_mm256_maddubs_epi16(w.h, quad), ones))};
+#define MARTLET_SUMS_IN_16
+using i16 = i32;  // pairs: lanes 2i and 2i + 1 belong to lane i of an i32
+INLINE i16 set1_i16(int x) { return {_mm256_set1_epi16(int16_t(x)), _mm256_set1_epi16(int16_t(x))}; }
+INLINE i16 add_i16(i16 a, i16 b) { return {_mm256_add_epi16(a.l, b.l), _mm256_add_epi16(a.h, b.h)}; }
+INLINE i16 pairs_of_i8(const int8_t* p) {  // each of 16 numbers twice
+  i32 wide = load_i8(p), low = {_mm256_and_si256(wide.l, _mm256_set1_epi32(0xffff)),
+                                _mm256_and_si256(wide.h, _mm256_set1_epi32(0xffff))};
+  return {_mm256_or_si256(low.l, _mm256_slli_epi32(wide.l, 16)), _mm256_or_si256(low.h, _mm256_slli_epi32(wide.h, 16))};
 }
-INLINE i32 dot(i32 acc, u8 w, const int8_t* a) {  // the low 6 bits and the high 2 apart: no 16-bit sum saturates
-  __m256i mask = _mm256_set1_epi8(63);
-  u8 high = iand(shift<-6>(w), _mm256_set1_epi8(3));
-  i32 upper = dot6(iset1(0), high, a);
-  upper = {_mm256_slli_epi32(upper.l, 6), _mm256_slli_epi32(upper.h, 6)};
-  return iadd(dot6(acc, iand(w, mask), a), upper);
+// w[2i] a[2i % 4] + w[2i + 1] a[(2i + 1) % 4]: saturates unless w is below 128.
+INLINE i16 multiply_bytes(u8 w, const int8_t* a) {
+  __m256i quad = quad_of(a);
+  return {_mm256_maddubs_epi16(w.l, quad), _mm256_maddubs_epi16(w.h, quad)};
 }
+INLINE i32 multiply_pairs(i16 a, i16 b) { return {_mm256_madd_epi16(a.l, b.l), _mm256_madd_epi16(a.h, b.h)}; }
 #endif
-INLINE f32 dot_bf16(f32 acc, const uint16_t* w, const uint16_t* a) {
-  int32_t pair;
-  __builtin_memcpy(&pair, a, 4);
-  __m256i mask = _mm256_set1_epi32(int32_t(0xffff0000u));
-  u8 both = load_bytes((const uint8_t*)w);
-  f32 odd = {_mm256_castsi256_ps(_mm256_and_si256(both.l, mask)), _mm256_castsi256_ps(_mm256_and_si256(both.h, mask))};
-  f32 even = {_mm256_castsi256_ps(_mm256_slli_epi32(both.l, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(both.h, 16))};
-  __m256 a1 = _mm256_castsi256_ps(_mm256_set1_epi32(pair & int32_t(0xffff0000u)));
-  __m256 a0 = _mm256_castsi256_ps(_mm256_set1_epi32(int32_t(uint32_t(pair) << 16)));
-  return fma(even, {a0, a0}, fma(odd, {a1, a1}, acc));
+INLINE f32 even_bf16(const uint16_t* p) {
+  u8 both = load_bytes((const uint8_t*)p);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(both.l, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(both.h, 16))};
+}
+INLINE f32 odd_bf16(const uint16_t* p) {
+  u8 odd = iand(load_bytes((const uint8_t*)p), _mm256_set1_epi32(int32_t(0xffff0000u)));
+  return {_mm256_castsi256_ps(odd.l), _mm256_castsi256_ps(odd.h)};
 }
 INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
-constexpr int kMaxTile = 4;
+constexpr int kMaxTile = 4;     // rows of x that share the registers
+constexpr int kValuesWide = 1;  // vectors of values beside them, in attention

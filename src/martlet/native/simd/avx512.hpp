@@ -76,19 +76,20 @@ INLINE i32 dot(i32 acc, u8 w, const int8_t* a) {
   __builtin_memcpy(&quad, a, 4);
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(quad));
 }
-INLINE i32 dot6(i32 acc, u8 w, const int8_t* a) { return dot(acc, w, a); }
+INLINE f32 swap_pairs(f32 a) { return _mm512_permute_ps(a, 0xb1); }
+#ifdef __AVX512BF16__
+#define MARTLET_DOT_BF16
 INLINE f32 dot_bf16(f32 acc, const uint16_t* w, const uint16_t* a) {
   int32_t pair;
   __builtin_memcpy(&pair, a, 4);
-#ifdef __AVX512BF16__
   return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32(pair));
-#else
-  i32 both = _mm512_loadu_si512(w), high = _mm512_set1_epi32(int32_t(0xffff0000u));
-  f32 odd = _mm512_castsi512_ps(_mm512_and_si512(both, high)), even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
-  f32 a1 = _mm512_castsi512_ps(_mm512_set1_epi32(pair & int32_t(0xffff0000u)));
-  f32 a0 = _mm512_castsi512_ps(_mm512_set1_epi32(int32_t(uint32_t(pair) << 16)));
-  return fma(even, a0, fma(odd, a1, acc));
-#endif
 }
+#else
+INLINE f32 even_bf16(const uint16_t* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
+INLINE f32 odd_bf16(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), iset1(int32_t(0xffff0000u))));
+}
+#endif
 INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
-constexpr int kMaxTile = 8;
+constexpr int kMaxTile = 8;     // rows of x that share the registers
+constexpr int kValuesWide = 2;  // vectors of values beside them, in attention

@@ -115,27 +115,25 @@ INLINE u8 look_up(u8 nibbles, const uint8_t* table16) {
   for (auto& x : nibbles.v) x = table16[x];
   return nibbles;
 }
-// Lane i gains w[4i..4i+3] . a[0..3]: unsigned bytes times signed bytes, exact. `dot6`: w below 64.
+// Lane i gains w[4i..4i+3] . a[0..3]: unsigned bytes times signed bytes, exact.
 INLINE i32 dot(i32 acc, u8 w, const int8_t* a) {
   for (int i = 0; i < 16; ++i)
     for (int j = 0; j < 4; ++j) acc.v[i] += int32_t(w.v[4 * i + j]) * a[j];
   return acc;
 }
-INLINE i32 dot6(i32 acc, u8 w, const int8_t* a) { return dot(acc, w, a); }
-// Lane i gains w[2i+1] * a[1], then w[2i] * a[0], each addition rounded: the order of the instruction vdpbf16ps.
-INLINE f32 dot_bf16(f32 acc, const uint16_t* w, const uint16_t* a) {
-  f32 odd, even;
-  for (int i = 0; i < 16; ++i) {
-    uint32_t high = uint32_t(w[2 * i + 1]) << 16, low = uint32_t(w[2 * i]) << 16;
-    __builtin_memcpy(&odd.v[i], &high, 4);
-    __builtin_memcpy(&even.v[i], &low, 4);
-  }
-  uint32_t high = uint32_t(a[1]) << 16, low = uint32_t(a[0]) << 16;
-  float a1, a0;
-  __builtin_memcpy(&a1, &high, 4);
-  __builtin_memcpy(&a0, &low, 4);
-  return fma(even, set1(a0), fma(odd, set1(a1), acc));
+INLINE f32 swap_pairs(f32 a) { f32 r; LANES(a.v[i ^ 1]); }
+// The even, or the odd, of 32 bf16 numbers.
+INLINE f32 even_bf16(const uint16_t* p) {
+  uint16_t half[16];
+  for (int i = 0; i < 16; ++i) half[i] = p[2 * i];
+  return load_bf16(half);
+}
+INLINE f32 odd_bf16(const uint16_t* p) {
+  uint16_t half[16];
+  for (int i = 0; i < 16; ++i) half[i] = p[2 * i + 1];
+  return load_bf16(half);
 }
 INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
-constexpr int kMaxTile = 2;
+constexpr int kMaxTile = 2;     // rows of x that share the registers
+constexpr int kValuesWide = 1;  // vectors of values beside them, in attention
 #undef LANES
