@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 QUESTION ?= What is the capital of France? Answer in one sentence.
 
-.PHONY: help run test check clean
+.PHONY: help run test check clean bench-kernels sanitize
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,17 @@ check: $(VENV)/ready  ## format, lint, types, layers, fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow"
+
+bench-kernels:  ## what each kernel reaches on one core, beside the measured peak
+	cmake -S . -B build/develop -DMARTLET_PYTHON=OFF -DMARTLET_DEVELOP=ON
+	cmake --build build/develop --parallel --target kernels_bench
+	build/develop/kernels_bench
+
+sanitize:  ## the engine's C++ tests under AddressSanitizer with UBSan, then ThreadSanitizer
+	for each in address,undefined thread; do \
+	  cmake -S . -B build/$$each -DMARTLET_PYTHON=OFF -DMARTLET_DEVELOP=ON -DMARTLET_SANITIZE=$$each && \
+	  cmake --build build/$$each --parallel --target native_tests && build/$$each/native_tests || exit 1; \
+	done
 
 clean:  ## removes the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

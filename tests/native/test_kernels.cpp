@@ -1,0 +1,213 @@
+// Every instruction set this machine has gives the bits of the scalar one, over ragged sizes.
+#include <algorithm>
+#include <cmath>
+
+#include "check.hpp"
+#include "quant/pack.hpp"
+#include "simd/cpu.hpp"
+
+using namespace martlet;
+using check::same;
+
+namespace {
+
+const Kernels& plain() { return find_kernels("scalar"); }
+
+template <class F> void on_each_set(F&& f) {
+  for (const InstructionSet& set : instruction_sets())
+    if (set.is_usable) f(*set.kernels);
+}
+
+Packed random_matrix(Kind kind, int n, int k, check::Random& random) {
+  Packed packed = make_packed(kind, n, k);
+  size_t bytes = kind == Kind::BF16 ? size_t(k) * 2 : size_t(k) / size_t(info(kind).columns) * info(kind).source_bytes;
+  std::vector<uint8_t> row(bytes);
+  for (int r = 0; r < n; ++r) {
+    for (uint8_t& byte : row) byte = uint8_t(random.below(256));
+    // no exponent of ones, so that every number is finite; integers of the blocks stay what they are
+    size_t step = kind == Kind::F32 ? 4 : is_quantized(kind) ? info(kind).source_bytes : 2;
+    size_t scale = kind == Kind::F32 ? 3 : kind == Kind::Q6_K ? 209 : 1;
+    for (size_t at = scale; at < bytes; at += step) row[at] &= 0xbf;
+    bool has_two = kind == Kind::Q4_1 || kind == Kind::Q5_1 || kind == Kind::Q4_K || kind == Kind::Q5_K;
+    for (size_t at = 3; has_two && at < bytes; at += step) row[at] &= 0xbf;
+    pack_row(packed, r, row.data());
+  }
+  return packed;
+}
+
+std::vector<float> product(const Kernels& kernels, const Packed& w, const std::vector<float>& x, int rows) {
+  const Matrix& m = w.matrix;
+  Activations in;
+  in.stride = (m.k + kBlock - 1) / kBlock * kBlock;
+  size_t size = size_t(rows + 3) / 4 * 4 * size_t(in.stride);
+  std::vector<float> f32(size), rounded(size), scale(size / kBlock), sum(size / kBlock);
+  std::vector<uint16_t> bf16(size);
+  std::vector<int8_t> q8(size);
+  std::vector<int32_t> total(size / kBlock), half(size / kBlock);
+  in.f32 = f32.data(), in.q8 = q8.data(), in.scale = scale.data(), in.sum = sum.data();
+  in.total = total.data(), in.half = half.data();
+  if (kernels.multiplies_bf16)
+    in.bf16 = bf16.data();
+  else
+    in.rounded = rounded.data();
+  for (int r = 0; r < rows; ++r) {
+    std::copy_n(x.data() + size_t(r) * size_t(m.k), m.k, f32.data() + size_t(r) * size_t(in.stride));
+    kernels.prepare(x.data() + size_t(r) * size_t(m.k), m.k, in, r);
+  }
+  std::vector<float> y(size_t(rows) * size_t(m.groups()) * kRows);
+  kernels.matmul[int(m.kind)](m, 0, m.groups(), in, 0, rows, y.data(), size_t(m.groups()) * kRows);
+  return y;
+}
+
+}  // namespace
+
+TEST(products_have_the_bits_of_the_scalar_set) {
+  check::Random random(1);
+  for (int kind = 0; kind < kNumKinds; ++kind) {
+    std::vector<int> widths = {512};
+    if (!is_quantized(Kind(kind)))
+      widths = {1, 2, 31, 33, 65, 130};
+    else if (info(Kind(kind)).columns == 32)
+      widths = {32, 96, 544};
+    for (int k : widths) {
+      Packed w = random_matrix(Kind(kind), 37, k, random);
+      std::vector<float> x = random.numbers(size_t(13) * size_t(k)), want = product(plain(), w, x, 13);
+      on_each_set([&](const Kernels& kernels) {
+        for (int rows : {1, 2, 3, 4, 5, 7, 8, 9, 13}) {
+          std::vector<float> part(want.begin(), want.begin() + long(size_t(rows) * 48));
+          CHECK(same(product(kernels, w, x, rows), part));
+        }
+      });
+    }
+  }
+}
+
+// The largest quants against the largest activations: what sums in 16 bits must hold.
+TEST(products_of_extremes_do_not_overflow) {
+  for (int kind = int(Kind::Q8_0); kind < kNumKinds; ++kind) {
+    const KindInfo& its = info(Kind(kind));
+    for (int fill : {0x00, 0xff, 0x80, 0x7f}) {
+      Packed w = make_packed(Kind(kind), 16, 256);
+      std::vector<uint8_t> row(size_t(256 / its.columns) * its.source_bytes, uint8_t(fill));
+      bool ends = Kind(kind) == Kind::Q6_K;  // where the scale stands
+      bool has_two = Kind(kind) == Kind::Q4_1 || Kind(kind) == Kind::Q5_1 || Kind(kind) == Kind::Q4_K || Kind(kind) == Kind::Q5_K;
+      for (size_t at = 0; at < row.size(); at += its.source_bytes) {
+        row[at + (ends ? 208 : 0)] = 0, row[at + (ends ? 209 : 1)] = 0x3c;  // 1.0
+        if (has_two) row[at + 2] = 0, row[at + 3] = 0x3c;
+      }
+      for (int r = 0; r < 16; ++r) pack_row(w, r, row.data());
+      for (float sign : {1.0f, -1.0f}) {
+        std::vector<float> x(4 * 256, sign), values(256);
+        read_row(Kind(kind), row.data(), 256, values.data());
+        double want = 0;
+        for (float v : values) want += double(v) * sign;
+        on_each_set([&](const Kernels& kernels) {
+          for (float got : product(kernels, w, x, 4)) CHECK(std::fabs(got - want) <= 1e-6 * (std::fabs(want) + 256));
+        });
+      }
+    }
+  }
+}
+
+TEST(rows_have_the_bits_of_the_scalar_set) {
+  check::Random random(2);
+  for (int n : {2, 6, 15, 16, 17, 33, 64, 577}) {
+    std::vector<float> x = random.numbers(size_t(n)), w = random.numbers(size_t(n)), b = random.numbers(size_t(n));
+    on_each_set([&](const Kernels& kernels) {
+      auto both = [&](auto&& f) {
+        std::vector<float> want(x), got(x);
+        f(plain(), want), f(kernels, got);
+        CHECK(same(want, got));
+      };
+      for (NormKind kind : {NormKind::RMS, NormKind::RMS_PLUS_ONE, NormKind::LAYER})
+        both([&](const Kernels& k, std::vector<float>& y) { k.norm(kind, x.data(), w.data(), b.data(), 1e-5f, n, y.data()); });
+      for (Act act : {Act::SILU, Act::GELU, Act::GELU_TANH, Act::RELU})
+        both([&](const Kernels& k, std::vector<float>& y) { k.activate(act, x.data(), w.data(), n, y.data()); });
+      both([&](const Kernels& k, std::vector<float>& y) { k.add(y.data(), w.data(), n); });
+      both([&](const Kernels& k, std::vector<float>& y) { k.add_scaled(y.data(), w.data(), 0.3f, n); });
+      both([&](const Kernels& k, std::vector<float>& y) { k.multiply(y.data(), 0.3f, n); });
+      both([&](const Kernels& k, std::vector<float>& y) { k.softcap(y.data(), 0.7f, n); });
+      if (n % 2 == 0)
+        both([&](const Kernels& k, std::vector<float>& y) { k.rotate(y.data(), {n, w.data(), b.data()}); });
+    });
+  }
+}
+
+namespace {
+
+struct Past {  // pages of one head
+  std::vector<std::vector<uint16_t>> memory;
+  std::vector<const uint16_t*> pages;
+  Past(const Kernels& kernels, int positions, int head_dim, check::Random& random) {
+    memory.resize(size_t(positions + kPage - 1) / kPage, std::vector<uint16_t>(size_t(2 * kPage * head_dim)));
+    for (int p = 0; p < positions; ++p) {
+      std::vector<float> k = random.numbers(size_t(head_dim)), v = random.numbers(size_t(head_dim));
+      kernels.store_key(k.data(), head_dim, memory[size_t(p / kPage)].data(), p % kPage);
+      kernels.store_value(v.data(), head_dim, memory[size_t(p / kPage)].data() + kPage * head_dim, p % kPage);
+    }
+    for (auto& page : memory) pages.push_back(page.data());
+  }
+};
+
+struct Case {
+  int head_dim, group, queries, past, window;
+  float softcap;
+};
+
+std::vector<float> attend(const Kernels& kernels, const Case& c, const Past& past, const std::vector<float>& q,
+                          int first_query, int queries) {
+  size_t width = size_t(c.group) * size_t(c.head_dim);
+  std::vector<float> out(size_t(queries) * width), stats(size_t(queries) * size_t(c.group) * 2);
+  AttentionTask task{};
+  task.q = q.data() + size_t(first_query) * width, task.q_stride = width, task.num_queries = queries;
+  task.group = c.group, task.head_dim = c.head_dim, task.first_position = c.past + first_query, task.window = c.window;
+  task.scale = 0.2f, task.softcap = c.softcap, task.pages = past.pages.data();
+  task.value_offset = size_t(kPage) * size_t(c.head_dim);
+  int64_t last = task.first_position + queries - 1;
+  task.chunk_begin = c.window ? int(std::max<int64_t>(0, task.first_position - c.window + 1) / kChunk) : 0;
+  task.chunk_end = int(last / kChunk) + 1;
+  task.out = out.data(), task.out_stride = width, task.stats = stats.data();
+  kernels.attend(task);
+  for (int i = 0; i < queries * c.group; ++i)
+    kernels.finish(out.data() + size_t(i) * size_t(c.head_dim), stats.data() + 2 * i, c.head_dim);
+  return out;
+}
+
+}  // namespace
+
+TEST(attention_has_the_bits_of_the_scalar_set_however_queries_are_grouped) {
+  check::Random random(3);
+  for (const Case& c : {Case{64, 3, 20, 0, 0, 0}, Case{64, 1, 40, 300, 0, 0}, Case{20, 4, 9, 40, 0, 5.0f},
+                        Case{128, 7, 5, 250, 100, 0}, Case{8, 2, 3, 600, 270, 0}, Case{6, 1, 1, 0, 0, 0}}) {
+    Past past(plain(), c.past + c.queries, c.head_dim, random);
+    size_t width = size_t(c.group) * size_t(c.head_dim);
+    std::vector<float> q = random.numbers(size_t(c.queries) * width), want = attend(plain(), c, past, q, 0, c.queries);
+    for (float x : want) CHECK(std::isfinite(x) && std::fabs(x) <= 1.0f);
+    on_each_set([&](const Kernels& kernels) {
+      CHECK(same(attend(kernels, c, past, q, 0, c.queries), want));
+      for (int i = 0; i < c.queries; ++i) {
+        std::vector<float> one(want.begin() + long(size_t(i) * width), want.begin() + long(size_t(i + 1) * width));
+        CHECK(same(attend(kernels, c, past, q, i, 1), one));
+      }
+    });
+  }
+}
+
+TEST(keys_and_values_are_stored_alike) {
+  check::Random random(4);
+  std::vector<float> x = random.numbers(40);
+  x[3] = NAN, x[5] = INFINITY, x[7] = 1e-40f, x[9] = 3.3e38f, x[11] = -0.0f;
+  std::vector<uint16_t> want(40 * kPage), got(40 * kPage);
+  on_each_set([&](const Kernels& kernels) {
+    plain().store_key(x.data(), 40, want.data(), 7), kernels.store_key(x.data(), 40, got.data(), 7);
+    CHECK(want == got);
+    plain().store_value(x.data(), 40, want.data(), 3), kernels.store_value(x.data(), 40, got.data(), 3);
+    CHECK(want == got);
+  });
+}
+
+TEST(a_set_that_is_not_there_is_refused_in_words) {
+  CHECK_THROWS(find_kernels("altivec"), "must be one of");
+  for (const InstructionSet& set : instruction_sets())
+    if (!set.is_usable) CHECK_THROWS(find_kernels(set.name), set.needs);
+}

@@ -1,0 +1,33 @@
+// Packing: what goes in comes out; what does not fit is refused.
+#include "check.hpp"
+#include "quant/pack.hpp"
+
+using namespace martlet;
+
+TEST(packed_rows_read_as_their_source) {
+  check::Random random(5);
+  for (int kind = 0; kind < kNumKinds; ++kind) {
+    const KindInfo& its = info(Kind(kind));
+    const int n = 21, k = its.columns == 256 ? 512 : its.columns == 32 ? 96 : 33;
+    Packed packed = make_packed(Kind(kind), n, k);
+    size_t bytes = Kind(kind) == Kind::BF16 ? size_t(k) * 2 : size_t(k / its.columns) * its.source_bytes;
+    for (int r = 0; r < n; ++r) {
+      std::vector<uint8_t> row(bytes);  // its own memory: a read past the end is seen by AddressSanitizer
+      for (uint8_t& byte : row) byte = uint8_t(random.below(256)) & 0x3f;
+      pack_row(packed, r, row.data());
+      std::vector<float> want(static_cast<size_t>(k)), got(static_cast<size_t>(k));
+      read_row(Kind(kind), row.data(), k, want.data());
+      unpack_row(packed, r, got.data());
+      CHECK(want == got);
+    }
+  }
+}
+
+TEST(shapes_that_do_not_fit_are_refused) {
+  CHECK_THROWS(make_packed(Kind::Q4_K, 1, 128), "multiple of 256");
+  CHECK_THROWS(make_packed(Kind::Q8_0, 1, 33), "multiple of 32");
+  CHECK_THROWS(make_packed(Kind::F32, 0, 4), "found 0 x 4");
+  std::vector<float> x(32);
+  std::vector<uint8_t> out(64);
+  CHECK_THROWS(quantize_row(Kind::Q6_K, x.data(), 32, out.data()), "Q8_0 or Q4_0");
+}

@@ -1,0 +1,79 @@
+// The team of threads: every thread runs, barriers hold, idle teams sleep, many teams live side by side.
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "check.hpp"
+#include "threads/pool.hpp"
+
+using namespace martlet;
+
+TEST(phases_see_what_was_written_before_the_barrier) {
+  for (int size : {1, 2, 3, 5}) {
+    Team team(size);
+    std::vector<int> written(size_t(size) * 16);  // plain numbers: ThreadSanitizer sees a barrier that is none
+    for (int round = 1; round <= 20; ++round) {
+      std::atomic<int> wrong{0};
+      team.run([&](int thread) {
+        for (int phase = 0; phase < 5; ++phase) {
+          written[size_t(thread) * 16] = round * 10 + phase;
+          team.meet();
+          for (int other = 0; other < size; ++other)
+            if (written[size_t(other) * 16] != round * 10 + phase) ++wrong;
+          team.meet();
+        }
+      });
+      CHECK(wrong == 0);
+    }
+  }
+}
+
+TEST(teams_of_several_callers_do_not_disturb_each_other) {
+  std::atomic<int> total{0};
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 3; ++c)
+    callers.emplace_back([&] {
+      for (int life = 0; life < 3; ++life) {
+        Team team(2);
+        for (int round = 0; round < 10; ++round) team.run([&](int) { ++total; });
+      }
+    });
+  for (auto& caller : callers) caller.join();
+  CHECK(total == 3 * 3 * 10 * 2);
+}
+
+TEST(an_idle_team_takes_no_processor_time) {
+  Team team(3);
+  team.run([](int) {});
+  usleep(20000);  // past the spinning
+  timespec before, after;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+  usleep(100000);
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+  double used = double(after.tv_sec - before.tv_sec) + 1e-9 * double(after.tv_nsec - before.tv_nsec);
+  CHECK(used < 0.05);
+}
+
+#if !defined(__SANITIZE_THREAD__)  // ThreadSanitizer does not follow threads made after a fork
+TEST(a_forked_process_makes_its_own_threads) {
+  Team team(2);
+  team.run([](int) {});
+  pid_t child = fork();
+  if (child == 0) {
+    std::atomic<int> ran{0};
+    team.run([&](int) { ++ran; });
+    _exit(ran == 2 ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  std::atomic<int> ran{0};
+  team.run([&](int) { ++ran; });
+  CHECK(ran == 2);
+}
+#endif
+
+TEST(processors_are_counted) { CHECK(available_processors() >= 1); }
