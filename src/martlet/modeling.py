@@ -126,7 +126,15 @@ class Saved:
         family, is_body = self.config.family, isinstance(self, Decoder)
         weights = dict(state_dict if state_dict is not None else self.state_dict())  # type: ignore[attr-defined]
         ours = {f"model.{name}" if is_body else name: weight for name, weight in weights.items()}
-        names = [name for name in arch_.tensors(self.arch, self.parts) if name in ours]
+        names = list(arch_.tensors(self.arch, self.parts))
+        gone = [name for name in names if name not in ours]
+        if gone:
+            raise ArgumentError(
+                "save_pretrained",
+                "must have every tensor of the model",
+                found=f"{len(gone)} missing: {', '.join(gone[:3])}",
+                remedy="Adapters are saved by PeftModel.save_pretrained, or go into the weights by merge_and_unload.",
+            )
         stored = {}
         for name, assembly in assemble(names, family.saved_rules(self.parts.head), self.arch).items():
             if is_body:

@@ -9,7 +9,10 @@ _FILES = {
     "DataCollatorWithPadding": "collators",
     "EarlyStoppingCallback": "callbacks",
     "EvalPrediction": "outputs",
+    "LoraConfig": "peft",
+    "PeftModel": "peft",
     "PredictionOutput": "outputs",
+    "TaskType": "peft",
     "TrainOutput": "outputs",
     "Trainer": "trainer",
     "TrainerCallback": "callbacks",
@@ -17,6 +20,8 @@ _FILES = {
     "TrainerState": "state",
     "TrainingArguments": "arguments",
     "default_data_collator": "collators",
+    "get_peft_model": "peft",
+    "prepare_model_for_kbit_training": "peft",
 }
 
 __all__ = sorted(_FILES)
@@ -31,6 +36,13 @@ if TYPE_CHECKING:
         default_data_collator,
     )
     from martlet.training.outputs import EvalPrediction, PredictionOutput, TrainOutput
+    from martlet.training.peft import (
+        LoraConfig,
+        PeftModel,
+        TaskType,
+        get_peft_model,
+        prepare_model_for_kbit_training,
+    )
     from martlet.training.state import TrainerControl, TrainerState
     from martlet.training.trainer import Trainer
 

@@ -1,0 +1,33 @@
+"""Low-rank adapters on a frozen base, in PEFT's names and files. Names are imported when first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from martlet.adapters.config import LoraConfig as LoraConfig
+    from martlet.adapters.config import TaskType as TaskType
+    from martlet.adapters.model import PeftModel as PeftModel
+    from martlet.adapters.model import get_peft_model as get_peft_model
+    from martlet.adapters.model import prepare_model_for_kbit_training as prepare_model_for_kbit_training
+
+_HOMES = {
+    "LoraConfig": "config",
+    "PeftModel": "model",
+    "TaskType": "config",
+    "get_peft_model": "model",
+    "prepare_model_for_kbit_training": "model",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,164 @@
+"""`LoraConfig`: what an adapter is, in PEFT's names, and adapter_config.json both ways."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from martlet.errors import ArgumentError, ConfigError, UnsupportedError
+from martlet.formats.files import read_json, write_json
+
+ALL_LINEAR = "all-linear"
+BIASES = ("none", "all", "lora_only")
+INITS = (True, False, "gaussian")
+# Keys of PEFT's file that say nothing, or what we know without them.
+IDLE = frozenset({"peft_type", "auto_mapping", "peft_version", "megatron_core", "qalora_group_size", "fan_in_fan_out"})
+
+
+class TaskType(StrEnum):
+    """PEFT's names of what a model is for; a classifier's head is trained whole beside the adapter."""
+
+    SEQ_CLS = "SEQ_CLS"
+    CAUSAL_LM = "CAUSAL_LM"
+    TOKEN_CLS = "TOKEN_CLS"
+    QUESTION_ANS = "QUESTION_ANS"
+    FEATURE_EXTRACTION = "FEATURE_EXTRACTION"
+
+
+# what PEFT saves whole for a task, whatever the head is called
+HEADS = {
+    TaskType.SEQ_CLS: ("classifier", "score"),
+    TaskType.TOKEN_CLS: ("classifier", "score"),
+    TaskType.QUESTION_ANS: ("qa_outputs",),
+}
+
+
+@dataclass(kw_only=True)
+class LoraConfig:
+    """A low-rank adapter (Hu et al. 2021): W x + s B A x, s = lora_alpha / r, of the matrices `target_modules` names.
+
+    Targets: names of modules, ours ("q_proj", "up_proj") or the checkpoint's ("query", "c_attn"), a regular expression
+    for whole paths, or "all-linear": every matrix but the output's; q_proj and v_proj unless given. `use_rslora`: s =
+    lora_alpha / sqrt(r) (Kalajdzievski 2023). `use_dora`: magnitudes apart from directions (Liu et al. 2024).
+    `modules_to_save` are trained whole; a classifier's head is among them by `task_type`. `bias`: which biases are
+    trained with it: "none", "all", "lora_only". `init_lora_weights`: True (B zero), "gaussian", or False (both random).
+    """
+
+    r: int = 8
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    target_modules: str | Sequence[str] | None = None
+    exclude_modules: str | Sequence[str] | None = None
+    modules_to_save: Sequence[str] | None = None
+    bias: str = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: bool | str = True
+    layers_to_transform: int | Sequence[int] | None = None
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    task_type: str | None = None
+    inference_mode: bool = False
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    fan_in_fan_out: bool = False  # of no effect: which matrices lie transposed in a checkpoint the family knows
+
+    def __post_init__(self) -> None:
+        for rank in (self.r, *self.rank_pattern.values()):
+            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+                raise ArgumentError("r", "must be a whole number of at least 1", found=repr(rank))
+        if not 0 <= self.lora_dropout < 1:
+            raise ArgumentError("lora_dropout", "must be at least 0 and below 1", found=self.lora_dropout)
+        if self.bias not in BIASES:
+            raise ArgumentError("bias", f"must be one of {', '.join(BIASES)}", found=repr(self.bias))
+        if self.init_lora_weights not in INITS:
+            raise UnsupportedError(
+                "init_lora_weights", "is supported at True, False and 'gaussian'", found=repr(self.init_lora_weights)
+            )
+        if self.task_type is not None:
+            if self.task_type not in list(TaskType):
+                raise ArgumentError("task_type", f"must be one of {', '.join(TaskType)}", found=repr(self.task_type))
+            self.task_type = str(self.task_type)
+        self.target_modules = _names("target_modules", self.target_modules)
+        self.exclude_modules = _names("exclude_modules", self.exclude_modules)
+        self.modules_to_save = _names("modules_to_save", self.modules_to_save)
+
+    def targets(self, paths: Sequence[str]) -> bool:
+        """Whether a module known under these paths is one the adapter changes."""
+        wanted = ("q_proj", "v_proj") if self.target_modules is None else self.target_modules
+        if self.exclude_modules is not None and any(matches(self.exclude_modules, path) for path in paths):
+            return False
+        if self.layers_to_transform is not None:
+            kept = self.layers_to_transform
+            layers = {int(found[1]) for path in paths if (found := re.search(r"\.(?:layers?|h)\.(\d+)\.", f".{path}"))}
+            if not layers & ({kept} if isinstance(kept, int) else set(kept)):
+                return False
+        return wanted == ALL_LINEAR or any(matches(wanted, path) for path in paths)
+
+    def rank(self, paths: Sequence[str]) -> int:
+        return int(_of_pattern(self.rank_pattern, paths, self.r))
+
+    def scaling(self, paths: Sequence[str]) -> float:
+        """What B A is multiplied by."""
+        rank = self.rank(paths)
+        alpha = _of_pattern(self.alpha_pattern, paths, self.lora_alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def save_pretrained(self, folder: str | Path, **changes: Any) -> None:
+        """Writes adapter_config.json as PEFT reads it."""
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        values |= {"peft_type": "LORA", "inference_mode": True, **changes}
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                values[name] = dict(value)
+            elif isinstance(value, Sequence) and not isinstance(value, str):
+                values[name] = list(value)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_json(Path(folder) / "adapter_config.json", values)
+
+    @staticmethod
+    def from_file(path: Path) -> LoraConfig:
+        """The config of an adapter_config.json; a key that is set and not understood is an UnsupportedError."""
+        values = read_json(path)
+        if values.get("peft_type") != "LORA":
+            raise UnsupportedError(
+                str(path), "adapters are supported where peft_type is LORA", found=values.get("peft_type")
+            )
+        known = {each.name for each in fields(LoraConfig)}
+        for key, value in values.items():
+            if key not in known and key not in IDLE and value not in (None, False, {}, [], ""):
+                raise UnsupportedError(str(path), f"key {key!r} is not supported", found=repr(value)[:80])
+        if values.get("task_type") not in (None, *TaskType):
+            values["task_type"] = None
+        if values.get("lora_alpha") is None or values.get("r") is None:
+            raise ConfigError(str(path), "r and lora_alpha must be there")
+        given = {key: value for key, value in values.items() if key in known and value is not None}
+        return LoraConfig(**given)
+
+
+def matches(wanted: str | Sequence[str], path: str) -> bool:
+    """PEFT's rule: a string is a regular expression for the whole path, a list names paths or their last parts."""
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in wanted)
+
+
+def _names(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    listed = sorted(value) if isinstance(value, set) else list(value) if isinstance(value, Sequence) else None
+    if listed is None or not all(isinstance(each, str) for each in listed):
+        raise ArgumentError(name, "must be a string or a list of strings", found=repr(value))
+    return listed
+
+
+def _of_pattern(pattern: Mapping[str, float], paths: Sequence[str], otherwise: float) -> float:
+    for key, value in pattern.items():
+        if any(re.fullmatch(rf"(.*\.)?({key})", path) for path in paths):
+            return value
+    return otherwise

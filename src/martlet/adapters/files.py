@@ -1,0 +1,280 @@
+"""PEFT's files both ways: where each of our adapted modules lies among a checkpoint's, through the family's rules.
+
+A checkpoint's fused matrix has one adapter. Read, each of our parts takes A and its rows of B; written, parts that
+share A are joined, others become one adapter of the summed rank.
+"""
+
+# r rank
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from martlet.adapters.config import HEADS, LoraConfig, TaskType
+from martlet.adapters.layers import LoraLinear, OwnCopy
+from martlet.arch import tensors
+from martlet.errors import HubError, UnsupportedError, WeightsError
+from martlet.formats import open_weights
+from martlet.formats.safetensors import save_safetensors
+from martlet.nn.decoder import Decoder
+from martlet.nn.devices import STORED
+from martlet.nn.load import own_name, read_tensor
+from martlet.weights import assemble
+
+WEIGHTS = "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"
+START = "base_model.model."
+WORDS = {dtype: word for word, dtype in STORED.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Theirs:
+    """One tensor of the checkpoint: its name, ours that it is made of, the rows of each, the order they lie in."""
+
+    name: str
+    parts: tuple[str, ...]  # names as the module has them
+    order: Any
+
+    def rows_of(self, part: str, sizes: Mapping[str, int]) -> Tensor:
+        """Which rows of the checkpoint's tensor are this part's."""
+        start = sum(sizes[each] for each in self.parts[: self.parts.index(part)])
+        joined = np.arange(start, start + sizes[part])
+        return torch.from_numpy(joined if self.order is None else np.argsort(self.order)[joined])
+
+
+def their_names(model: Any) -> dict[str, Theirs]:
+    """Our parameter names, as the module has them without adapters -> the checkpoint's tensor they lie in."""
+    family, found = model.config.family, {}
+    names = list(tensors(model.arch, model.parts))
+    for theirs, assembly in assemble(names, family.saved_rules(model.parts.head), model.arch).items():
+        if isinstance(model, Decoder):
+            theirs = theirs.removeprefix(family.prefix)
+        parts = tuple(own_name(model, name) for name in assembly.parts)
+        for part in parts:
+            found[part] = Theirs(theirs, parts, assembly.order)
+    return found
+
+
+def paths_of(path: str, names: Mapping[str, Theirs]) -> list[str]:
+    """A module's paths: ours, and the checkpoint's."""
+    theirs = names.get(f"{path}.weight")
+    out = [path]
+    if theirs is not None and theirs.name.removesuffix(".weight") != path:
+        out.append(theirs.name.removesuffix(".weight"))
+    return out
+
+
+def save_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> None:
+    """Writes one adapter as PEFT does: adapter_model.safetensors and adapter_config.json."""
+    names = their_names(model)
+    linears = {
+        path: each for path, each in model.named_modules() if isinstance(each, LoraLinear) and name in each.lora_A
+    }
+    stored: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    done: set[str] = set()
+    for path in linears:
+        theirs = names[f"{path}.weight"]
+        if theirs.name in done:
+            continue
+        done.add(theirs.name)
+        base = theirs.name.removesuffix(".weight")
+        a, b, scaling = _joined(theirs, model, name)
+        stored[f"{base}.lora_A.weight"], stored[f"{base}.lora_B.weight"] = a, b
+        magnitudes = _joined_magnitudes(theirs, model, name)
+        if magnitudes is not None:
+            stored[f"{base}.lora_magnitude_vector"] = magnitudes
+        rank = a.shape[0]
+        alpha = scaling * (rank**0.5 if config.use_rslora else rank)
+        if rank != config.r:
+            ranks[base] = rank
+        if abs(alpha - config.lora_alpha) > 1e-9 * abs(alpha):
+            alphas[base] = round(alpha, 12)
+    targets = sorted(each.removesuffix(".weight") for each in done)
+    kept: dict[str, str] = {}  # our path -> theirs
+    for path, module in model.named_modules():
+        if isinstance(module, OwnCopy) and name in module.modules_to_save:
+            kept[path] = paths_of(path, names)[-1]
+            for leaf, value in module.modules_to_save[name].named_parameters():
+                stored[names[f"{path}.{leaf}"].name] = value
+    if config.bias != "none":
+        stored |= _biases(model, names, config.bias)
+    tensors_out = {f"{START}{key}": value.detach().cpu().contiguous() for key, value in stored.items()}
+    save_safetensors(
+        folder / WEIGHTS,
+        {key: (WORDS[value.dtype], tuple(value.shape), _bytes(value)) for key, value in sorted(tensors_out.items())},
+        {"format": "pt"},
+    )
+    config.save_pretrained(
+        folder,
+        target_modules=_shortest(targets, model, names),
+        modules_to_save=_saved_names(config, kept) or None,
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+        exclude_modules=None,
+        layers_to_transform=None,
+        fan_in_fan_out=any(_is_transposed(model, each) for each in targets),
+        base_model_name_or_path=config.base_model_name_or_path or model.name_or_path or None,
+    )
+
+
+def load_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> None:
+    """Fills the adapter `name`, put into `model` before, from PEFT's files; WeightsError if they do not fit exactly."""
+    path = next((folder / file for file in (WEIGHTS, PICKLE) if (folder / file).is_file()), None)
+    if path is None:
+        raise HubError(str(folder), f"must hold {WEIGHTS}")
+    source, names = open_weights(path), their_names(model)
+    unread = set(source.names())
+
+    def take(key: str, shape: Sequence[int]) -> Tensor:
+        key = f"{START}{key}"
+        if key not in source:
+            raise WeightsError(str(path), f"{key} is missing", remedy="Is the adapter of this base model?")
+        unread.discard(key)
+        value = read_tensor(source, key)
+        if tuple(value.shape) != tuple(shape):
+            raise WeightsError(
+                str(path), f"{key} must be of shape {list(shape)}", found=list(value.shape),
+                remedy="Is the adapter of this base model?",
+            )  # fmt: skip
+        return value
+
+    with torch.no_grad():
+        for own, module in list(model.named_modules()):
+            if isinstance(module, LoraLinear) and name in module.lora_A:
+                theirs = names[f"{own}.weight"]
+                sizes = {part: model.get_submodule(part.removesuffix(".weight")).out_features for part in theirs.parts}
+                rows, total = theirs.rows_of(f"{own}.weight", sizes), sum(sizes.values())
+                base, a = theirs.name.removesuffix(".weight"), module.lora_A[name]
+                a.copy_(take(f"{base}.lora_A.weight", a.shape))
+                module.lora_B[name].copy_(take(f"{base}.lora_B.weight", (total, a.shape[0]))[rows])
+                if name in module.lora_magnitude_vector:
+                    module.lora_magnitude_vector[name].copy_(take(f"{base}.lora_magnitude_vector", (total,))[rows])
+            elif isinstance(module, OwnCopy) and name in module.modules_to_save:
+                for leaf, value in module.modules_to_save[name].named_parameters():
+                    value.copy_(take(names[f"{own}.{leaf}"].name, value.shape))
+        if config.bias != "none":
+            for key, target in _biases(model, names, config.bias).items():
+                target.copy_(take(key, target.shape))
+        # with biases PEFT writes a module saved whole a second and a third time
+        unread = {key for key in unread if ".original_module." not in key and ".modules_to_save." not in key}
+    if unread:
+        raise WeightsError(
+            str(path), f"{len(unread)} tensors that this adapter does not use: {', '.join(sorted(unread)[:4])}",
+            remedy="Is the adapter of this base model?",
+        )  # fmt: skip
+
+
+def _joined(theirs: Theirs, model: Any, name: str) -> tuple[Tensor, Tensor, float]:
+    """A, B and scaling of a checkpoint's matrix out of those of its parts."""
+    modules = [model.get_submodule(part.removesuffix(".weight")) for part in theirs.parts]
+    has = [isinstance(each, LoraLinear) and name in each.lora_A for each in modules]
+    adapted = [each for each, is_adapted in zip(modules, has, strict=True) if is_adapted]
+    first, scaling = adapted[0], adapted[0].scaling[name]
+    parts = [each.lora_A[name] for each in adapted]
+    shares = all(part.shape == parts[0].shape and torch.equal(part, parts[0]) for part in parts)
+    width = parts[0].shape[0] if shares else sum(part.shape[0] for part in parts)
+    rows, begin = [], 0
+    for module, is_adapted in zip(modules, has, strict=True):
+        block = torch.zeros(module.out_features, width, dtype=first.lora_B[name].dtype)
+        if is_adapted:
+            b = module.lora_B[name].detach().cpu()
+            if module.scaling[name] != scaling:
+                b = b * (module.scaling[name] / scaling)
+            block[:, slice(None) if shares else slice(begin, begin + b.shape[1])] = b
+            begin += b.shape[1]
+        rows.append(block)
+    joined = torch.cat(rows)
+    a = parts[0] if shares else torch.cat(parts)
+    return a, joined if theirs.order is None else joined[torch.from_numpy(theirs.order)], scaling
+
+
+def _joined_magnitudes(theirs: Theirs, model: Any, name: str) -> Tensor | None:
+    modules = [model.get_submodule(part.removesuffix(".weight")) for part in theirs.parts]
+    if not any(isinstance(each, LoraLinear) and name in each.lora_magnitude_vector for each in modules):
+        return None
+    parts = [
+        each.lora_magnitude_vector[name].detach().cpu()
+        if isinstance(each, LoraLinear) and name in each.lora_magnitude_vector
+        else each.weight.detach().float().norm(dim=1).cpu()
+        for each in modules
+    ]
+    joined = torch.cat(parts)
+    return joined if theirs.order is None else joined[torch.from_numpy(theirs.order)]
+
+
+def _biases(model: Any, names: Mapping[str, Theirs], which: str) -> dict[str, Tensor]:
+    """The biases an adapter trains, by PEFT's keys. UnsupportedError for one that a checkpoint fuses."""
+    out: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        adapted = isinstance(module, LoraLinear)
+        if ".base_layer" in path or ".modules_to_save" in path or ".original_module" in path:
+            continue
+        bias = getattr(module, "bias", None)
+        if bias is None or f"{path}.bias" not in names or (which == "lora_only" and not adapted):
+            continue
+        if isinstance(module, OwnCopy):
+            continue
+        theirs = names[f"{path}.bias"]
+        base = theirs.name.removesuffix(".bias")
+        out[f"{base}.base_layer.bias" if adapted else theirs.name] = bias
+        if len(theirs.parts) > 1 or theirs.order is not None:
+            raise UnsupportedError(
+                "bias", f"{theirs.name} is one tensor of several modules, so PEFT's file cannot hold one of them",
+                remedy="Pass bias='none'.",
+            )  # fmt: skip
+    return out
+
+
+def _saved_names(config: LoraConfig, kept: Mapping[str, str]) -> list[str]:
+    """modules_to_save in the checkpoint's names; PEFT adds a task's own head by itself, as a whole."""
+    by_task = HEADS.get(TaskType(config.task_type), ()) if config.task_type else ()
+    out = list(by_task)
+    for name in config.modules_to_save or ():
+        if any(f".{name}." in f".{theirs}." for theirs in kept.values()):
+            out.append(name)
+        else:
+            out += [theirs for own, theirs in kept.items() if f".{name}." in f".{own}."]
+    return list(dict.fromkeys(each for each in out if each in by_task or not _is_inside(each, by_task)))
+
+
+def _is_inside(path: str, names: Iterable[str]) -> bool:
+    return any(f".{name}." in f".{path}." for name in names)
+
+
+def _shortest(targets: Sequence[str], model: Any, names: Mapping[str, Theirs]) -> list[str]:
+    """Last parts of the targets' paths where they name no other matrix, as people write them; else whole paths."""
+    lasts = sorted({each.rpartition(".")[2] for each in targets})
+    linear = {each.name.removesuffix(".weight") for part, each in names.items() if _is_matrix(model, part)}
+    named = {each for each in linear if each.rpartition(".")[2] in lasts}
+    return lasts if named == set(targets) else list(targets)
+
+
+def _is_matrix(model: Any, part: str) -> bool:
+    path, _, leaf = part.rpartition(".")
+    return leaf == "weight" and hasattr(model.get_submodule(path), "in_features")
+
+
+def _is_transposed(model: Any, target: str) -> bool:
+    return any(
+        rule.transposed and rule.matches(f"{target}.weight")
+        for rule in model.config.family.saved_rules(model.parts.head)
+    )
+
+
+def _bytes(value: Tensor) -> Any:
+    return lambda: value.view(-1).view(torch.uint8).numpy()
+
+
+def keys_of(paths: Iterable[str]) -> str:
+    """A few paths for an error."""
+    listed = sorted(paths)
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")

@@ -1,0 +1,237 @@
+"""Adapted layers: a frozen matrix with low-rank changes beside it; modules of which each adapter has its own copy."""
+
+# T tokens of all rows end to end, r rank
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from martlet.errors import ArgumentError
+from martlet.nn.draws import SampleDropout, mix
+
+BASE = "__base__"  # PEFT's name for a row without an adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which adapter each row of the running batch has, and how many tokens."""
+
+    adapters: tuple[str, ...]
+    lengths: tuple[int, ...]
+
+    def tokens_of(self, name: str, device: torch.device) -> Tensor:
+        """Places among the T tokens of the rows of one adapter."""
+        is_own = torch.tensor([adapter == name for adapter in self.adapters])
+        return is_own.repeat_interleave(torch.tensor(self.lengths)).nonzero()[:, 0].to(device)
+
+    def rows_of(self, name: str, device: torch.device) -> Tensor:
+        return torch.tensor([row for row, each in enumerate(self.adapters) if each == name], device=device)
+
+    def places(self, name: str, x: Tensor) -> Tensor:
+        """Places in `x`, whose first size is the tokens' or the rows'."""
+        if len(x) == sum(self.lengths):
+            return self.tokens_of(name, x.device)
+        if len(x) == len(self.adapters):
+            return self.rows_of(name, x.device)
+        raise ArgumentError("adapter_names", "a module reads part of the tokens, so rows cannot be told apart in it")
+
+
+class Switch:
+    """What all adapted layers of one model share: which adapters act, and on which rows."""
+
+    def __init__(self) -> None:
+        self.active: list[str] = []
+        self.is_disabled = False
+        self.routing: Routing | None = None
+        self.merged: list[str] = []
+
+    @property
+    def acting(self) -> list[str]:
+        """Adapters to add to the base's output."""
+        return [] if self.is_disabled or self.merged else self.active
+
+
+class LoraLinear(nn.Module):
+    """W x + b + s B A dropout(x) for each active adapter; with DoRA, W + s B A scaled to learnt row magnitudes."""
+
+    def __init__(self, base_layer: Any, switch: Switch) -> None:
+        super().__init__()
+        self.base_layer: Any = base_layer
+        self.switch = switch
+        self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
+        self.lora_magnitude_vector = nn.ParameterDict()
+        self.lora_dropout = nn.ModuleDict()
+        self.scaling: dict[str, float] = {}
+        self.original: Tensor | None = None  # the base's weight while adapters are merged into it
+
+    @property
+    def weight(self) -> Tensor:
+        weight: Tensor = self.base_layer.weight
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Tensor | None = self.base_layer.bias
+        return bias
+
+    @property
+    def in_features(self) -> int:
+        return int(self.base_layer.in_features)
+
+    @property
+    def out_features(self) -> int:
+        return int(self.base_layer.out_features)
+
+    def add(self, name: str, rank: int, scaling: float, dropout: float, init: bool | str, path: str) -> None:
+        """A new adapter; its first weights are a function of torch's seed, its name and the layer's path."""
+        device = self.weight.device
+        dtype = torch.float32 if self.weight.dtype in (torch.bfloat16, torch.float16) else self.weight.dtype
+        dtype = dtype if dtype.is_floating_point else torch.float32
+        a, b = torch.empty(rank, self.in_features), torch.zeros(self.out_features, rank)
+        generator = torch.Generator().manual_seed(mix(torch.initial_seed(), *f"{name} {path}".encode()) >> 1)
+        if init == "gaussian":
+            a.normal_(0.0, 1 / rank, generator=generator)
+        else:  # as nn.Linear begins
+            a.uniform_(-(self.in_features**-0.5), self.in_features**-0.5, generator=generator)
+        if init is False:
+            b.uniform_(-(rank**-0.5), rank**-0.5, generator=generator)
+        self.lora_A[name] = nn.Parameter(a.to(device, dtype))
+        self.lora_B[name] = nn.Parameter(b.to(device, dtype))
+        self.lora_dropout[name] = SampleDropout(dropout)
+        self.scaling[name] = scaling
+
+    def add_magnitude(self, name: str) -> None:
+        """DoRA's magnitudes, at first the rows' own."""
+        with torch.no_grad():
+            norms = self._row_norms(name).to(self.lora_A[name].dtype)
+        self.lora_magnitude_vector[name] = nn.Parameter(norms)
+
+    def remove(self, name: str) -> None:
+        for each in (self.lora_A, self.lora_B, self.lora_magnitude_vector, self.lora_dropout):
+            if name in each:
+                del each[name]
+        self.scaling.pop(name, None)
+
+    def change(self, name: str) -> Tensor:
+        """s B A, float32."""
+        out: Tensor = (self.lora_B[name].float() @ self.lora_A[name].float()) * self.scaling[name]
+        return out
+
+    def _row_norms(self, name: str) -> Tensor:
+        norms: Tensor = (self.weight.float() + self.change(name)).norm(dim=1)
+        return norms
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base_layer(x)
+        routing = None if self.switch.is_disabled or self.switch.merged else self.switch.routing
+        if routing is not None:
+            for name in dict.fromkeys(routing.adapters):
+                if name in self.lora_A:
+                    places = routing.places(name, x)
+                    out = out.index_add(0, places, self._added(name, x[places], out[places]))
+            return out
+        base = out
+        for name in self.switch.acting:
+            if name in self.lora_A:
+                out = out + self._added(name, x, base)
+        return out
+
+    def _added(self, name: str, x: Tensor, base: Tensor) -> Tensor:
+        a, b, scaling = self.lora_A[name], self.lora_B[name], self.scaling[name]
+        dropout: Any = self.lora_dropout[name]
+        dropped = dropout(x.to(a.dtype))
+        low: Tensor = F.linear(F.linear(dropped, a), b) * scaling
+        if name not in self.lora_magnitude_vector:
+            return low.to(base.dtype)
+        # the norm is taken as a constant (Liu et al. 2024, section 4.3)
+        share = self.lora_magnitude_vector[name] / self._row_norms(name).detach().to(a.dtype)
+        if dropout.training and dropout.p > 0:
+            plain = F.linear(dropped, self.weight.to(a.dtype))
+        else:
+            plain = (base if self.bias is None else base - self.bias).to(a.dtype)
+        changed: Tensor = ((share - 1) * plain + share * low).to(base.dtype)
+        return changed
+
+    def merged_weight(self, names: Sequence[str]) -> Tensor:
+        """The base's weight with these adapters in it, in its dtype."""
+        weight = self.weight.detach().float()
+        for name in names:
+            if name not in self.lora_A:
+                continue
+            changed = weight + self.change(name)
+            if name in self.lora_magnitude_vector:
+                changed = changed * (self.lora_magnitude_vector[name].float() / changed.norm(dim=1))[:, None]
+            weight = changed
+        return weight.to(self.weight.dtype)
+
+    def merge(self, names: Sequence[str], is_checked: bool) -> None:
+        with torch.no_grad():
+            merged = self.merged_weight(names)
+            if is_checked and not bool(torch.isfinite(merged).all()):
+                raise ArgumentError("merge", "adapters must give finite weights", found="NaN or infinity")
+            self.original = self.weight
+            self.base_layer.weight = nn.Parameter(merged, requires_grad=False)
+
+    def unmerge(self) -> None:
+        """The weight that was there before, bit for bit."""
+        if self.original is not None:
+            self.base_layer.weight = self.original
+            self.original = None
+
+
+class OwnCopy(nn.Module):
+    """A module of which each adapter that saves it has a copy of its own, trained whole."""
+
+    def __init__(self, original: nn.Module, switch: Switch) -> None:
+        super().__init__()
+        self.original_module = original
+        self.switch = switch
+        self.modules_to_save = nn.ModuleDict()
+
+    def add(self, name: str) -> None:
+        import copy
+
+        made = copy.deepcopy(self.original_module)
+        for parameter_name, parameter in made.named_parameters():
+            parameter.data = dict(self.original_module.named_parameters())[parameter_name].detach().clone()
+        self.modules_to_save[name] = made
+
+    def remove(self, name: str) -> None:
+        if name in self.modules_to_save:
+            del self.modules_to_save[name]
+
+    @property
+    def current(self) -> nn.Module:
+        """The active adapter's copy, else the base's module."""
+        if not self.switch.is_disabled:
+            for name in reversed(self.switch.active):
+                if name in self.modules_to_save:
+                    return self.modules_to_save[name]
+        return self.original_module
+
+    @property
+    def weight(self) -> Any:
+        return self.current.weight
+
+    @property
+    def bias(self) -> Any:
+        return self.current.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        routing = None if self.switch.is_disabled else self.switch.routing
+        out: Tensor
+        if routing is None:
+            out = self.current(x)
+            return out
+        out = self.original_module(x)
+        for name in dict.fromkeys(routing.adapters):
+            if name in self.modules_to_save:
+                places = routing.places(name, x)
+                out = out.index_copy(0, places, self.modules_to_save[name](x[places]))
+        return out

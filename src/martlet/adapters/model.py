@@ -1,0 +1,428 @@
+"""`PeftModel`: a base model with adapters, in PEFT's names: made, switched, merged, saved and loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from martlet.adapters.config import ALL_LINEAR, HEADS, LoraConfig, TaskType
+from martlet.adapters.files import PICKLE, WEIGHTS, keys_of, load_adapter, paths_of, save_adapter, their_names
+from martlet.adapters.layers import BASE, LoraLinear, OwnCopy, Routing, Switch
+from martlet.errors import ArgumentError, UnsupportedError
+from martlet.hub import open_snapshot
+from martlet.nn.ragged import find_padding
+
+OUTPUTS = ("lm_head", "head.out")
+
+
+class PeftModel(nn.Module):
+    """A model of martlet's with LoRA adapters. Calls and attributes it does not have itself are the base model's.
+
+    The base is frozen; the active adapter learns. `adapter_names`, one for each row of a call or of `generate`, sends
+    each row through its own: "__base__" is no adapter.
+    """
+
+    def __init__(self, model: Any, peft_config: LoraConfig, adapter_name: str = "default") -> None:
+        super().__init__()
+        if not hasattr(model, "arch") or not hasattr(model, "parts") or isinstance(model, PeftModel):
+            raise ArgumentError("get_peft_model", "needs a torch model of martlet's", found=type(model).__name__)
+        self.base_model = model
+        self.peft_config: dict[str, LoraConfig] = {}
+        self.switch = Switch()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        self.add_adapter(adapter_name, peft_config)
+        self.set_adapter(adapter_name)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_model":
+                raise
+            return getattr(self.base_model, name)
+
+    # calls
+
+    def forward(self, *inputs: Any, adapter_names: Sequence[str] | None = None, **keywords: Any) -> Any:
+        """The base model's call; `adapter_names` gives each row an adapter."""
+        if adapter_names is None:
+            return self.base_model(*inputs, **keywords)
+        with self._routed(adapter_names, inputs, keywords):
+            return self.base_model(*inputs, **keywords)
+
+    def generate(self, inputs: Any = None, *, adapter_names: Sequence[str] | None = None, **keywords: Any) -> Any:
+        """The base model's `generate`; with `adapter_names` the rows of each adapter by themselves, put together."""
+        if adapter_names is None:
+            return self.base_model.generate(inputs, **keywords)
+        ids = inputs if inputs is not None else keywords.pop("input_ids", None)
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or keywords.get("return_dict_in_generate"):
+            raise UnsupportedError("generate", "adapter_names needs input_ids as a tensor, and a tensor as its result")
+        self._check_names(adapter_names, len(ids))
+        rows: dict[int, Tensor] = {}
+        for name in dict.fromkeys(adapter_names):
+            places = [row for row, each in enumerate(adapter_names) if each == name]
+            own = {
+                key: value[places] if isinstance(value, Tensor) and len(value) == len(ids) else value
+                for key, value in keywords.items()
+            }
+            with self._acting(name):
+                made = self.base_model.generate(ids[places], **own)
+            count = len(made) // len(places)
+            for place, row in enumerate(places):
+                rows[row] = made[place * count : (place + 1) * count]
+        width = max(each.shape[1] for each in rows.values())
+        pad = keywords.get("pad_token_id") or self.base_model.config.get("pad_token_id") or 0
+        return torch.cat(
+            [nn.functional.pad(rows[row], (0, width - rows[row].shape[1]), value=pad) for row in sorted(rows)]
+        )
+
+    def get_base_model(self) -> Any:
+        """The model inside, with its adapted layers."""
+        return self.base_model
+
+    # adapters
+
+    @property
+    def active_adapter(self) -> str:
+        return self.switch.active[0] if self.switch.active else BASE
+
+    @property
+    def active_adapters(self) -> list[str]:
+        return list(self.switch.active)
+
+    @property
+    def active_peft_config(self) -> LoraConfig:
+        return self.peft_config[self.active_adapter]
+
+    def add_adapter(self, adapter_name: str, peft_config: LoraConfig) -> None:
+        """Puts a new adapter beside those there are; it acts when `set_adapter` says so."""
+        if adapter_name in self.peft_config or adapter_name == BASE:
+            raise ArgumentError("adapter_name", "must be new", found=repr(adapter_name))
+        if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict, adapter_name):
+            raise ArgumentError(
+                "adapter_name", "must be a word without dots that torch can keep", found=repr(adapter_name)
+            )
+        if not isinstance(peft_config, LoraConfig):
+            raise ArgumentError("peft_config", "must be a LoraConfig", found=type(peft_config).__name__)
+        self._not_merged("add_adapter")
+        config = replace(peft_config)
+        if config.bias != "none" and any(each.bias != "none" for each in self.peft_config.values()):
+            raise UnsupportedError("bias", "only one adapter of a model may train the base's biases")
+        whole = self._saved_whole(config)
+        found = {path: paths for path, paths in self._linears(config).items() if path not in whole}
+        for path, paths in found.items():
+            layer = self._adapted(path)
+            layer.add(
+                adapter_name,
+                config.rank(paths),
+                config.scaling(paths),
+                config.lora_dropout,
+                config.init_lora_weights,
+                path,
+            )
+            if config.use_dora:
+                layer.add_magnitude(adapter_name)
+        for path in whole:
+            self._own_copy(path).add(adapter_name)
+        self.peft_config[adapter_name] = config
+        self._set_trainable()
+
+    def set_adapter(self, adapter_name: str | Sequence[str]) -> None:
+        """Makes an adapter, or several added up, the active one; only it learns."""
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        self._check_names(names, len(names))
+        self._not_merged("set_adapter")
+        self.switch.active = names
+        self._set_trainable()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Takes an adapter out; the first of the others becomes active if it was."""
+        self._check_names([adapter_name], 1)
+        self._not_merged("delete_adapter")
+        for module in self.base_model.modules():
+            if isinstance(module, LoraLinear | OwnCopy):
+                module.remove(adapter_name)
+        del self.peft_config[adapter_name]
+        self.switch.active = [name for name in self.switch.active if name != adapter_name] or list(self.peft_config)[:1]
+        self._set_trainable()
+
+    def load_adapter(
+        self, model_id: str | os.PathLike[str], adapter_name: str = "default", *, is_trainable: bool = False, **hub: Any
+    ) -> None:
+        """Adds an adapter saved by PEFT or here, of "org/name" or a folder; WeightsError if it does not fit exactly."""
+        folder = adapter_folder(model_id, hub)
+        config = replace(LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable)
+        self.add_adapter(adapter_name, config)
+        try:
+            load_adapter(folder, self.base_model, adapter_name, config)
+        except Exception:
+            self.delete_adapter(adapter_name)
+            raise
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Inside, the model is the base model."""
+        merged = list(self.switch.merged)
+        if merged:
+            self.unmerge_adapter()
+        before, self.switch.is_disabled = self.switch.is_disabled, True
+        try:
+            yield
+        finally:
+            self.switch.is_disabled = before
+            if merged:
+                self.merge_adapter(merged)
+
+    # merging
+
+    def merge_adapter(self, adapter_names: Sequence[str] | None = None, *, safe_merge: bool = False) -> None:
+        """Adds adapters (the active ones) into the base's weights. `unmerge_adapter` gives them back bit for bit."""
+        self._not_merged("merge_adapter")
+        names = self.active_adapters if adapter_names is None else list(adapter_names)
+        self._check_names(names, len(names))
+        for module in self.base_model.modules():
+            if isinstance(module, LoraLinear):
+                module.merge(names, safe_merge)
+        self.switch.merged = names
+
+    def unmerge_adapter(self) -> None:
+        """Takes merged adapters out again."""
+        for module in self.base_model.modules():
+            if isinstance(module, LoraLinear):
+                module.unmerge()
+        self.switch.merged = []
+
+    def merge_and_unload(self, safe_merge: bool = False, adapter_names: Sequence[str] | None = None) -> Any:
+        """The base model with adapters (the active ones) in its weights, and no trace of them beside."""
+        if not self.switch.merged:
+            self.merge_adapter(adapter_names, safe_merge=safe_merge)
+        return self._unloaded()
+
+    def unload(self) -> Any:
+        """The base model as it was, without adapters."""
+        self.unmerge_adapter()
+        self.switch.active = []
+        return self._unloaded()
+
+    def _unloaded(self) -> Any:
+        for path, module in list(self.base_model.named_modules()):
+            if isinstance(module, LoraLinear):
+                self._put(path, module.base_layer)
+            elif isinstance(module, OwnCopy):
+                self._put(path, module.current)
+        self.peft_config, self.switch.active, self.switch.merged = {}, [], []
+        return self.base_model
+
+    # files
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        selected_adapters: Sequence[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Writes adapters (all, or `selected_adapters`) as PEFT does: "default" into the folder, others each into one
+        of its name inside it."""
+        if not safe_serialization:
+            raise ArgumentError("safe_serialization", "must be True: pickles are read, never written", found=False)
+        self._not_merged("save_pretrained")
+        names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
+        self._check_names(names, len(names))
+        for name in names:
+            folder = Path(save_directory) if name == "default" else Path(save_directory) / name
+            folder.mkdir(parents=True, exist_ok=True)
+            save_adapter(folder, self.base_model, name, self.peft_config[name])
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: Any,
+        model_id: str | os.PathLike[str],
+        adapter_name: str = "default",
+        *,
+        is_trainable: bool = False,
+        **hub: Any,
+    ) -> PeftModel:
+        """`model` with an adapter that PEFT or `save_pretrained` wrote, to run, or with `is_trainable` to learn."""
+        folder = adapter_folder(model_id, hub)
+        config = replace(LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable)
+        made = cls(model, config, adapter_name)
+        load_adapter(folder, model, adapter_name, config)
+        return made.train(model.training)
+
+    # what learns
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """Weights that learn, and all."""
+        counts = [(each.numel(), each.requires_grad) for each in self.parameters()]
+        return sum(count for count, learns in counts if learns), sum(count for count, _ in counts)
+
+    def print_trainable_parameters(self) -> None:
+        """Prints how many weights learn, of how many."""
+        trainable, every = self.get_nb_trainable_parameters()
+        print(
+            f"trainable params: {trainable:,d} || all params: {every:,d} || trainable%: {100 * trainable / every:.4f}"
+        )
+
+    def _set_trainable(self) -> None:
+        learning = {name for name in self.switch.active if not self.peft_config[name].inference_mode}
+        for module in self.base_model.modules():
+            if isinstance(module, LoraLinear):
+                for table in (module.lora_A, module.lora_B, module.lora_magnitude_vector):
+                    for name, parameter in table.items():
+                        parameter.requires_grad_(name in learning)
+            elif isinstance(module, OwnCopy):
+                for name, copy in module.modules_to_save.items():
+                    copy.requires_grad_(name in learning)
+        for name, config in self.peft_config.items():
+            if config.bias != "none":
+                for path, module in self.base_model.named_modules():
+                    bias = getattr(module, "bias", None)
+                    if (
+                        isinstance(bias, Tensor)
+                        and ".modules_to_save" not in path
+                        and ".original_module" not in path
+                        and not isinstance(module, OwnCopy)
+                        and (config.bias == "all" or isinstance(module, LoraLinear))
+                    ):
+                        bias.requires_grad_(name in learning)
+
+    # where adapters go
+
+    def _linears(self, config: LoraConfig) -> dict[str, list[str]]:
+        """Paths of the matrices a config names -> their paths, ours and the checkpoint's."""
+        names, found, known = their_names(self.base_model), {}, set()
+        for path, module in self.base_model.named_modules():
+            if not hasattr(module, "in_features") or path.rpartition(".")[2] in ("base_layer", "original_module"):
+                continue
+            if ".modules_to_save." in path or (config.target_modules == ALL_LINEAR and path in OUTPUTS):
+                continue
+            paths = paths_of(path, names)
+            known |= {each.rpartition(".")[2] for each in paths}
+            if config.targets(paths):
+                if path == "lm_head" and self.base_model.arch.tied:
+                    raise UnsupportedError(
+                        "target_modules",
+                        "a head that is the embedding table cannot be adapted by itself",
+                        found=repr(config.target_modules),
+                        remedy="Leave it to exclude_modules, or name it in modules_to_save.",
+                    )
+                found[path] = paths
+        if not found:
+            raise ArgumentError(
+                "target_modules", f"must name some of {keys_of(known)}", found=repr(config.target_modules)
+            )
+        return found
+
+    def _saved_whole(self, config: LoraConfig) -> list[str]:
+        """Paths of the modules without children that `modules_to_save` names, the head's among them by the task."""
+        names = their_names(self.base_model)
+        by_task = HEADS.get(TaskType(config.task_type), ()) if config.task_type else ()
+        wanted = [*(config.modules_to_save or ()), *by_task]
+        found, is_met = [], dict.fromkeys(wanted, False)
+        for path, module in self.base_model.named_modules():
+            if any(part in f".{path}." for part in (".modules_to_save.", ".original_module.", ".base_layer.")):
+                continue
+            is_whole = isinstance(module, OwnCopy | LoraLinear)
+            if not is_whole and (list(module.children()) or not list(module.parameters(recurse=False))):
+                continue
+            paths = paths_of(path, names)
+            named = [each for each in wanted if any(f".{each}." in f".{one}." for one in paths)]
+            is_met |= dict.fromkeys(named, True)
+            if named:
+                found.append(path)
+        gone = [each for each, met in is_met.items() if not met and each not in HEADS[TaskType.SEQ_CLS]]
+        if gone:
+            raise ArgumentError("modules_to_save", "must name modules of the model", found=", ".join(gone))
+        return found
+
+    def _adapted(self, path: str) -> LoraLinear:
+        module = self.base_model.get_submodule(path)
+        if not isinstance(module, LoraLinear):
+            module = LoraLinear(module, self.switch)
+            self._put(path, module)
+        return module
+
+    def _own_copy(self, path: str) -> OwnCopy:
+        module = self.base_model.get_submodule(path)
+        if isinstance(module, LoraLinear):
+            raise ArgumentError("modules_to_save", "a module is either adapted or saved whole", found=path)
+        if not isinstance(module, OwnCopy):
+            module = OwnCopy(module, self.switch)
+            self._put(path, module)
+        return module
+
+    def _put(self, path: str, module: nn.Module) -> None:
+        owner, _, leaf = path.rpartition(".")
+        module.train(self.base_model.training)
+        setattr(self.base_model.get_submodule(owner), leaf, module)
+
+    # checks
+
+    def _check_names(self, names: Sequence[str], count: int) -> None:
+        if len(names) != count:
+            raise ArgumentError("adapter_names", f"must be one for each of {count} rows", found=len(names))
+        for name in names:
+            if name not in self.peft_config and name != BASE:
+                known = ", ".join(self.peft_config)
+                raise ArgumentError("adapter", f"must be one of {known}", found=repr(name))
+
+    def _not_merged(self, what: str) -> None:
+        if self.switch.merged:
+            raise ArgumentError(what, "adapters are merged into the weights", remedy="Call unmerge_adapter() first.")
+
+    @contextmanager
+    def _acting(self, name: str) -> Iterator[None]:
+        before, was_disabled = self.switch.active, self.switch.is_disabled
+        self.switch.active, self.switch.is_disabled = ([], True) if name == BASE else ([name], False)
+        try:
+            yield
+        finally:
+            self.switch.active, self.switch.is_disabled = before, was_disabled
+
+    @contextmanager
+    def _routed(self, names: Sequence[str], inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Iterator[None]:
+        given = keywords.get("input_ids", inputs[0] if inputs else keywords.get("inputs_embeds"))
+        if not isinstance(given, Tensor) or given.ndim < 2:
+            raise ArgumentError("adapter_names", "needs input_ids of rows and tokens")
+        self._not_merged("adapter_names")
+        self._check_names(names, len(given))
+        mask = keywords.get("attention_mask", inputs[1] if len(inputs) > 1 else None)
+        _, lengths = find_padding((given.shape[0], given.shape[1]), mask)
+        self.switch.routing = Routing(tuple(names), lengths)
+        try:
+            yield
+        finally:
+            self.switch.routing = None
+
+
+def get_peft_model(model: Any, peft_config: LoraConfig, adapter_name: str = "default") -> PeftModel:
+    """`model`, frozen, with a new adapter that learns. The model is changed in place, as PEFT does."""
+    return PeftModel(model, peft_config, adapter_name)
+
+
+def prepare_model_for_kbit_training(model: Any, use_gradient_checkpointing: bool = True) -> Any:
+    """`model` with every weight frozen, and blocks computed again in the backward pass unless told not to."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if use_gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def adapter_folder(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:
+    """The local folder of an adapter, found as models are."""
+    snapshot = open_snapshot(name_or_path, **hub)
+    folder = snapshot.require("adapter_config.json").parent
+    if snapshot.file(WEIGHTS) is None:
+        snapshot.require(PICKLE)
+    return folder
