@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from martlet.adapters.config import find_adapter
 from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, open_checkpoint
 from martlet.engine import is_built, kinds
-from martlet.errors import ArgumentError, MissingDependencyError
+from martlet.errors import ArgumentError, MissingDependencyError, UnsupportedError
 from martlet.families import Config, load_families
 
 BACKENDS = ("torch", "native")
@@ -91,7 +92,12 @@ class AutoModelForCausalLM:
         weights packed in blocks, in bfloat16 or float16, on the CPU; `model.generates_on` tells. `backend="torch"`
         keeps it on torch. "native", also the default without torch, gives a model on the engine alone, which loads no
         torch: `quantize` ("int8", "int4"), `num_threads`; UnsupportedError names what the engine cannot do.
+
+        A folder with an adapter_config.json gives its base model with that adapter, a `PeftModel`, on torch.
         """
+        adapter = find_adapter(name_or_path, {key: keywords[key] for key in HUB_KEYWORDS if key in keywords})
+        if adapter is not None:
+            return _with_adapter(*adapter, keywords)
         wants_info = keywords.pop("output_loading_info", False)
         backend = _check_backend(keywords.pop("backend", None))
         if backend == "native" or (backend is None and not has_torch() and is_built()):
@@ -173,6 +179,21 @@ def _load(modeling: Any, build: Any, name_or_path: Any, keywords: dict[str, Any]
 
 def _generation_file(opened: Checkpoint) -> Path | None:
     return opened.snapshot.file("generation_config.json") if opened.gguf is None else None
+
+
+def _with_adapter(folder: Path, base: str, keywords: dict[str, Any]) -> Any:
+    """The base model an adapter names, and the adapter in it."""
+    if keywords.get("backend") == "native":
+        raise UnsupportedError(
+            str(folder), "an adapter runs on torch", remedy="Save merge_and_unload() of it, and load that."
+        )
+    kept = {key: value for key, value in keywords.items() if key not in ("revision", "subfolder")}
+    loaded = AutoModelForCausalLM.from_pretrained(base, **{**kept, "backend": "torch"})
+    from martlet.adapters import PeftModel
+
+    model, *info = loaded if isinstance(loaded, tuple) else (loaded,)
+    model = PeftModel.from_pretrained(model, folder)
+    return (model, *info) if info else model
 
 
 def _generation_config(model: Any, found: Path | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -12,7 +13,9 @@ from typing import Any
 
 from martlet.errors import ArgumentError, ConfigError, UnsupportedError
 from martlet.formats.files import read_json, write_json
+from martlet.hub import open_snapshot
 
+CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 BIASES = ("none", "all", "lora_only")
 INITS = (True, False, "gaussian")
@@ -162,3 +165,25 @@ def _of_pattern(pattern: Mapping[str, float], paths: Sequence[str], otherwise: f
         if any(re.fullmatch(rf"(.*\.)?({key})", path) for path in paths):
             return value
     return otherwise
+
+
+def find_adapter(name_or_path: Any, hub: Mapping[str, Any]) -> tuple[Path, str] | None:
+    """The folder of an adapter and its base model's name, where a name or folder is an adapter's; else None.
+
+    ConfigError where the adapter does not name its base.
+    """
+    path = Path(name_or_path) if isinstance(name_or_path, str | os.PathLike) else None
+    if path is None or path.is_file():
+        return None
+    if path.is_dir():
+        found: Path | None = path / str(hub.get("subfolder") or "") / CONFIG
+        found = found if found is not None and found.is_file() else None
+    else:
+        snapshot = open_snapshot(name_or_path, **hub)
+        found = None if snapshot.file("config.json") is not None else snapshot.file(CONFIG)
+    if found is None:
+        return None
+    base = read_json(found).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ConfigError(str(found), "base_model_name_or_path must name the base model", found=repr(base))
+    return found.parent, base
