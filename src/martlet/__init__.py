@@ -18,6 +18,12 @@ _ROOMS = {
     "AutoModelForTokenClassification": "auto_heads",
     "AutoTokenizer": "tokenizers",
     "BatchEncoding": "tokenizers",
+    "DataCollatorForLanguageModeling": "datasets",
+    "DataCollatorForSeq2Seq": "datasets",
+    "DataCollatorForTokenClassification": "datasets",
+    "DataCollatorWithFlattening": "datasets",
+    "DataCollatorWithPadding": "datasets",
+    "DefaultDataCollator": "datasets",
     "DynamicCache": "nn.cache",
     "GenerationConfig": "generation",
     "LogitsProcessor": "generation",
@@ -27,6 +33,7 @@ _ROOMS = {
     "TextGenerationPipeline": "pipelines.text_generation",
     "TextIteratorStreamer": "generation",
     "TextStreamer": "generation",
+    "default_data_collator": "datasets",
     "pipeline": "pipelines",
     "set_seed": "generation",
 }
@@ -41,6 +48,15 @@ if TYPE_CHECKING:
         AutoModelForQuestionAnswering,
         AutoModelForSequenceClassification,
         AutoModelForTokenClassification,
+    )
+    from martlet.datasets.collators import (
+        DataCollatorForLanguageModeling,
+        DataCollatorForSeq2Seq,
+        DataCollatorForTokenClassification,
+        DataCollatorWithFlattening,
+        DataCollatorWithPadding,
+        DefaultDataCollator,
+        default_data_collator,
     )
     from martlet.generation import (
         GenerationConfig,

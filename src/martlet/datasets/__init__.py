@@ -31,6 +31,13 @@ _MODULES = {
     "Translation": "features",
     "TranslationVariableLanguages": "features",
     "Value": "features",
+    "DataCollatorForLanguageModeling": "collators",
+    "DataCollatorForSeq2Seq": "collators",
+    "DataCollatorForTokenClassification": "collators",
+    "DataCollatorWithFlattening": "collators",
+    "DataCollatorWithPadding": "collators",
+    "DefaultDataCollator": "collators",
+    "default_data_collator": "collators",
     "concatenate_datasets": "combine",
     "disable_caching": "cache",
     "disable_progress_bars": "progress",
@@ -52,6 +59,15 @@ __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
     from martlet.datasets.cache import disable_caching, enable_caching, is_caching_enabled
+    from martlet.datasets.collators import (
+        DataCollatorForLanguageModeling,
+        DataCollatorForSeq2Seq,
+        DataCollatorForTokenClassification,
+        DataCollatorWithFlattening,
+        DataCollatorWithPadding,
+        DefaultDataCollator,
+        default_data_collator,
+    )
     from martlet.datasets.column import Column
     from martlet.datasets.combine import concatenate_datasets, interleave_datasets
     from martlet.datasets.dataset import Dataset
