@@ -93,7 +93,8 @@ class AutoModelForCausalLM:
         keeps it on torch. "native", also the default without torch, gives a model on the engine alone, which loads no
         torch: `quantize` ("int8", "int4"), `num_threads`; UnsupportedError names what the engine cannot do.
 
-        A folder with an adapter_config.json gives its base model with that adapter, a `PeftModel`, on torch.
+        `quantize` "int8" or "int4" on torch keeps the blocks' matrices frozen in blocks, for adapters to be trained on
+        (docs/adapters.md). A folder with an adapter_config.json gives its base with that adapter, a `PeftModel`.
         """
         adapter = find_adapter(name_or_path, {key: keywords[key] for key in HUB_KEYWORDS if key in keywords})
         if adapter is not None:

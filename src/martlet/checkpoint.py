@@ -30,9 +30,9 @@ LOADING = ("gguf_file", "config", "trust_remote_code", "harmless_config_keys", "
 FULFILLED = ("_fast_init", "low_cpu_mem_usage", "resume_download", "code_revision", "weights_only")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")  # one result, ours
 REFUSED = {
-    "load_in_8bit": "Load a GGUF file of the model.",
-    "load_in_4bit": "Load a GGUF file of the model.",
-    "quantization_config": "Load a GGUF file of the model.",
+    "load_in_8bit": "Pass quantize='int8'.",
+    "load_in_4bit": "Pass quantize='int4'.",
+    "quantization_config": "Pass quantize='int8' or 'int4', or load a GGUF file of the model.",
     "ignore_mismatched_sizes": "Weights of another shape would have to be made up.",
     "variant": "Give the folder or revision that holds the files.",
     "state_dict": "Call load_state_dict on the model.",

@@ -25,6 +25,7 @@ from martlet.nn.decoder import CausalLM, Decoder
 from martlet.nn.devices import STORED, find_dtype, read_device_map
 from martlet.nn.encoder import Encoder
 from martlet.nn.load import fill, fill_new, fill_random, stored_dtype
+from martlet.nn.packed import pack_layers
 from martlet.nn.session import TorchSession
 from martlet.nn.vocabulary import resized_embedding, resized_head, round_up
 from martlet.weights import assemble, check_tied
@@ -289,8 +290,10 @@ def load_model(
 
     Returns the opened checkpoint and the model; `keywords` are `read_keywords`' and keys of config.json. `build` makes
     the model without memory, `find_new` names the tensors that the user lets be new. `on_torch`: it generates there.
+    `quantize` among them keeps the matrices of blocks frozen in blocks (nn/packed.py).
     """
     options = read_keywords(keywords)
+    quantize = keywords.pop("quantize", None)
     hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
     opened = open_checkpoint(
         name_or_path,
@@ -309,6 +312,8 @@ def load_model(
     pieces = opened.locate(source, model.parts, new=new)
     if model.parts.lm_head:
         check_tied(source, pieces, opened.arch)
+    if quantize is not None:
+        pack_layers(model, source, pieces, quantize)
     modules = [name for name, module in model.named_modules() if name and not list(module.children())]
     placed = read_device_map(options["device_map"], modules)
     dtype = _pick_dtype(options["dtype"], opened.config, lambda: stored_dtype(source, pieces))

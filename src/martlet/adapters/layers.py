@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.errors import ArgumentError
+from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.draws import SampleDropout, mix
+from martlet.nn.packed import PackedLinear
 
 BASE = "__base__"  # PEFT's name for a row without an adapter
 
@@ -171,6 +172,12 @@ class LoraLinear(nn.Module):
         return weight.to(self.weight.dtype)
 
     def merge(self, names: Sequence[str], is_checked: bool) -> None:
+        if isinstance(self.base_layer, PackedLinear):
+            raise UnsupportedError(
+                "merge",
+                f"weights kept in {self.base_layer.kind} blocks would be rounded again",
+                remedy="Load the base without quantize=, put the adapter on it, and merge there.",
+            )
         with torch.no_grad():
             merged = self.merged_weight(names)
             if is_checked and not bool(torch.isfinite(merged).all()):

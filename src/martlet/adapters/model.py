@@ -17,6 +17,7 @@ from martlet.adapters.files import PICKLE, WEIGHTS, keys_of, load_adapter, paths
 from martlet.adapters.layers import BASE, LoraLinear, OwnCopy, Routing, Switch
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.hub import open_snapshot
+from martlet.nn.packed import PackedLinear
 from martlet.nn.ragged import find_padding
 
 OUTPUTS = ("lm_head", "head.out")
@@ -264,7 +265,9 @@ class PeftModel(nn.Module):
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """Weights that learn, and all."""
         counts = [(each.numel(), each.requires_grad) for each in self.parameters()]
-        return sum(count for count, learns in counts if learns), sum(count for count, _ in counts)
+        packed = [each for each in self.modules() if isinstance(each, PackedLinear)]
+        frozen = sum(each.in_features * each.out_features for each in packed)
+        return sum(count for count, learns in counts if learns), sum(count for count, _ in counts) + frozen
 
     def print_trainable_parameters(self) -> None:
         """Prints how many weights learn, of how many."""

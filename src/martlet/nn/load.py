@@ -15,6 +15,7 @@ from martlet.formats.tensors import TensorInfo, TensorSource, to_float32
 from martlet.nn.decoder import CausalLM, Decoder
 from martlet.nn.devices import STORED, DeviceMap, device_of
 from martlet.nn.draws import mix
+from martlet.nn.packed import PackedLinear
 from martlet.weights import Piece
 
 PART_WEIGHTS = 1 << 22  # 16 MiB of float32
@@ -76,6 +77,11 @@ def fill(
             continue
         own = own_name(module, name)
         device = device_of(own, placed)
+        packed = module.get_submodule(own.rpartition(".")[0])
+        if isinstance(packed, PackedLinear) and own.endswith(".weight"):
+            packed.fill(source, pieces[name])
+            packed.packed = packed.packed.to(device)
+            continue
         if device.type == "meta":
             value = torch.empty(shape, dtype=dtype, device="meta")
         else:
