@@ -10,17 +10,15 @@ _ABSENT = object()
 
 
 class LazyRow(dict[str, Any]):
-    """A row: some columns are there, the others come at the first look at anything else. Writing is remembered."""
+    """A row: some columns are there, the others come at the first look at anything else. Writing is remembered.
+
+    The rest of the row is row `at` of `block`, which must be set; `block` is None when all is there.
+    """
 
     __slots__ = ("at", "block", "written")
     block: Any
     at: int
-    written: set[str] | None
-
-    def bind(self, block: Any, at: int) -> LazyRow:
-        """The rest of the row is row `at` of the block."""
-        self.block, self.at, self.written = block, at, None
-        return self
+    written: set[str]  # only there once something was written
 
     def fill(self) -> None:
         """Reads the columns that are not there yet, keeping the columns' order."""
@@ -41,9 +39,10 @@ class LazyRow(dict[str, Any]):
         raise KeyError(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if self.written is None:
-            self.written = set()
-        self.written.add(key)
+        try:
+            self.written.add(key)
+        except AttributeError:
+            self.written = {key}
         dict.__setitem__(self, key, value)
 
     def update(self, *args: Any, **kwargs: Any) -> None:

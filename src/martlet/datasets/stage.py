@@ -119,6 +119,8 @@ class Job:
                 break
             stay = masked(step, self._chain._works[number], block, rank)
             kept = kept[stay]
+            if number + 1 == len(self.steps):
+                break
             block = Block(block.table.take(pa.array(stay)), block.features, block.first)
         return pa.table({"rows": kept})
 
@@ -290,9 +292,7 @@ class Pending:
             return self._in_file(Path(self.options.cache_file_name))
         if self.goes_to_cache:
             return self._in_cache()
-        in_memory = self.options.keep_in_memory is not False and (
-            self.source.is_in_memory or self.options.keep_in_memory
-        )
+        in_memory = self.is_filter or self.source.is_in_memory or self.options.keep_in_memory
         if in_memory and (self.options.num_proc or 1) == 1 and self.options.runner is None:
             return self._in_memory()
         return self._in_temporary_folder(bool(in_memory))
@@ -328,9 +328,11 @@ class Pending:
         group = self._group()
         return max(group, self.options.block_rows // group * group)
 
-    def _parts(self) -> list[tuple[int, int, int]]:
+    def _parts(self, *, is_kept: bool = True) -> list[tuple[int, int, int]]:
         """(number, begin, end) of the parts: set by rows and steps alone, so a next run finds what a killed one did."""
         group, total = self._group(), self.num_source_rows
+        if not is_kept and (self.options.num_proc or 1) == 1:
+            return [(0, 0, total)]
         rows = math.ceil(max(total / MOST_PARTS, min(4, total)) / group) * group
         return [(number, begin, min(begin + rows, total)) for number, begin in enumerate(range(0, total, rows))]
 
@@ -352,7 +354,7 @@ class Pending:
                 if aside is not None:
                     if not self.options.load_from_cache_file:
                         _empty_folder(aside)
-                    self._run_parts(aside)
+                    self._run_parts(aside, self._parts())
                     entry = {"about": "; ".join(step.words() for step in self.steps), "parts": len(self._parts())}
                     folder = cache.finish(key, aside, entry)
                 elif not self.options.load_from_cache_file:
@@ -360,14 +362,15 @@ class Pending:
                 else:
                     folder = cache.find(key)
                     assert folder is not None
-                return self._opened(folder, key, None)
-        return self._opened(folder, key, None)
+                return self._opened(folder, self._parts(), key, None)
+        return self._opened(folder, self._parts(), key, None)
 
     def _in_temporary_folder(self, in_memory: bool) -> tuple[Stored, Selection | None]:
         owner = tempfile.TemporaryDirectory(prefix="martlet-datasets-", ignore_cleanup_errors=True)
         folder = Path(owner.name)
-        self._run_parts(folder)
-        return self._opened(folder, None, owner, in_memory=in_memory)
+        parts = self._parts(is_kept=False)
+        self._run_parts(folder, parts)
+        return self._opened(folder, parts, None, owner, in_memory=in_memory)
 
     def _in_file(self, path: Path) -> tuple[Stored, Selection | None]:
         """The result in a file that the user named: an Arrow stream, as Hugging Face writes it."""
@@ -386,9 +389,9 @@ class Pending:
             return self.source, self._picks(table.column(0))
         return Stored.of(table, None, (os.fspath(path),)), None
 
-    def _run_parts(self, folder: Path) -> None:
+    def _run_parts(self, folder: Path, parts: list[tuple[int, int, int]]) -> None:
         job = self._job(folder)
-        parts = [part for part in self._parts() if not _is_whole(folder, part[0])]
+        parts = [part for part in parts if not _is_whole(folder, part[0])]
         done = self.num_source_rows - sum(end - begin for _, begin, end in parts)
         num_proc = self.options.num_proc or 1
         runner = self.options.runner or (
@@ -398,10 +401,16 @@ class Pending:
             runner.run(job, parts, on_rows)
 
     def _opened(
-        self, folder: Path, key: str | None, owner: Any, *, in_memory: bool = False
+        self,
+        folder: Path,
+        all_parts: list[tuple[int, int, int]],
+        key: str | None,
+        owner: Any,
+        *,
+        in_memory: bool = False,
     ) -> tuple[Stored, Selection | None]:
         parts, files = [], []
-        for number, _, _ in self._parts():
+        for number, _, _ in all_parts:
             for name, table, features in read_part(folder, number, in_memory=in_memory):
                 parts.append((table, features))
                 files.append(name)

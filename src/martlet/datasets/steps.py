@@ -113,10 +113,13 @@ class RowCalls:
             return zip(*lists, strict=True) if lists else (() for _ in range(len(block)))
         if len(self.ahead) == len(block.names):
             return dict_maker(tuple(block.names))([lists[self.ahead.index(name)] for name in block.names])
-        if not lists:
-            return (LazyRow().bind(block, at) for at in range(len(block)))
-        plain = dict_maker(tuple(self.ahead))(lists)
-        return (LazyRow(row).bind(block, at) for at, row in enumerate(plain))
+        return self._lazy_rows(block, dict_maker(tuple(self.ahead))(lists) if lists else [{}] * len(block))
+
+    def _lazy_rows(self, block: Block, plain: list[dict[str, Any]]) -> Iterable[LazyRow]:
+        for at, values in enumerate(plain):
+            row = LazyRow(values)
+            row.block, row.at = block, at
+            yield row
 
     def __call__(self, block: Block, rank: int) -> list[Any]:
         """What the function returns, row by row."""
@@ -265,7 +268,7 @@ class _MapWork:
         changeable = {name for name, kind in block.features.items() if isinstance(kind, dict | List | LargeList | Json)}
         written: set[str] = set()
         for row in rows:
-            written.update((row.written or ()) if isinstance(row, LazyRow) else ())
+            written.update(getattr(row, "written", ()))
         names = [name for name in block.names if name in written or (name in changeable and name in self.calls.ahead)]
         order: list[str] = [name for row in rows if isinstance(row, LazyRow) for name in row if name in written]
         names += [name for name in dict.fromkeys(order) if name not in block.names]

@@ -17,6 +17,7 @@ from martlet.datasets.selection import Positions
 from martlet.errors import FormatError
 
 Maker = Callable[[Sequence[Sequence[Any]]], list[dict[str, Any]]]
+FEW = 8  # rows below which a call into Arrow costs more than it saves
 LARGE = 1 << 31  # bytes beyond which 32-bit offsets of one array may overflow
 
 
@@ -169,25 +170,24 @@ class _Numbers:
 
 
 class _Texts:
-    def __init__(self, offsets: np.ndarray[Any, Any], data: memoryview, is_text: bool) -> None:
-        self.offsets, self.data, self.is_text = offsets, data, is_text
+    """Texts or bytes: Arrow's own conversion is the fastest for many, our own for few."""
+
+    def __init__(self, array: pa.Array, offsets: np.ndarray[Any, Any], data: memoryview, is_text: bool) -> None:
+        self.array, self.offsets, self.data, self.is_text = array, offsets, data, is_text
 
     def one(self, at: int) -> Any:
         part = self.data[self.offsets.item(at) : self.offsets.item(at + 1)]
         return str(part, "utf-8") if self.is_text else bytes(part)
 
-    def _cut(self, begins: list[int], ends: list[int]) -> list[Any]:
-        data = self.data
-        if self.is_text:
-            return [str(data[a:b], "utf-8") for a, b in zip(begins, ends, strict=True)]
-        return [bytes(data[a:b]) for a, b in zip(begins, ends, strict=True)]
-
     def span(self, begin: int, end: int) -> list[Any]:
-        offsets = self.offsets[begin : end + 1].tolist()
-        return self._cut(offsets[:-1], offsets[1:])
+        out: list[Any] = self.array.slice(begin, end - begin).to_pylist()
+        return out
 
     def many(self, at: Positions) -> list[Any]:
-        return self._cut(self.offsets[at].tolist(), self.offsets[at + 1].tolist())
+        if len(at) < FEW:
+            return [self.one(row) for row in at.tolist()]
+        out: list[Any] = self.array.take(pa.array(at)).to_pylist()
+        return out
 
 
 class _Lists:
@@ -260,7 +260,8 @@ def _reader_of(array: pa.Array) -> Any:
     if is_text or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         is_large = pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
         _, offsets, data = array.buffers()
-        return _Texts(_offsets(array, offsets, is_large), memoryview(data if data is not None else b""), is_text)
+        plain = memoryview(data if data is not None else b"")
+        return _Texts(array, _offsets(array, offsets, is_large), plain, is_text)
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and len(array):
         inner = _numpy_view(array.values)
         if inner and not array.values.null_count:
