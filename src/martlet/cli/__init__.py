@@ -16,6 +16,7 @@ COMMANDS = {
     "chat": "talk with a model",
     "inspect": "say what a model is and what it needs, without loading it",
     "bench": "measure how fast a model runs here",
+    "cache": "show, tidy or clear what martlet.datasets keeps on the disk",
 }
 USAGE, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141  # exit codes; the last two are 128 + the signal's number
 

@@ -147,10 +147,11 @@ class Dataset:
     @property
     def num_rows(self) -> int:
         """Rows."""
-        if self._selection is not None:
-            return len(self._selection)
         known = getattr(self._source, "num_rows", None)
-        return len(self._stored) if known is None else int(known)
+        if self._selection is None and known is not None:
+            return int(known)
+        stored = self._stored  # running a filter gives the selection
+        return len(stored) if self._selection is None else len(self._selection)
 
     @property
     def num_columns(self) -> int:

@@ -206,9 +206,11 @@ class Hasher:
     # Objects
 
     def _feed_object(self, value: Any) -> None:
-        kind = type(value)
-        if not _is_model_part(kind):
-            self.is_pure = False
+        kind, was_pure = type(value), self.is_pure
+        self._feed_state(value, kind)
+        self.is_pure = was_pure and _is_model_part(kind)  # what it keeps to itself is its own
+
+    def _feed_state(self, value: Any, kind: type) -> None:
         if isinstance(value, types.GeneratorType | types.CoroutineType | types.FrameType | types.TracebackType):
             raise self._unhashable(value, "cannot be hashed: it is something that runs")
         self._tag("object")
@@ -242,9 +244,7 @@ class Hasher:
             written = json.loads(item.to_str())
             self._tag("tokenizer", json.dumps({**written, "padding": None, "truncation": None}, sort_keys=True))
         else:
-            was_pure = self.is_pure
             self.feed(item, name)
-            self.is_pure = was_pure  # what an object keeps to itself is its own
 
 
 def key_of(*values: Any) -> tuple[str, bool]:
@@ -296,12 +296,13 @@ def _version(package: str) -> str:
 
 def _is_model_part(kind: type) -> bool:
     """Tokenizers and torch modules: called for their value, so a call of them leaves nothing behind that we see."""
-    roots = {base.__module__.split(".")[0] for base in kind.__mro__}
-    return (
-        "tokenizers" in roots
-        or kind.__name__.endswith(("Tokenizer", "TokenizerFast", "Processor"))
-        or ("torch" in roots and any(base.__name__ == "Module" for base in kind.__mro__))
-    )
+    for base in kind.__mro__:
+        root = base.__module__.split(".")[0]
+        if root == "tokenizers" or base.__name__.endswith(("Tokenizer", "TokenizerBase", "ProcessorMixin")):
+            return True
+        if root == "torch" and base.__name__ == "Module":
+            return True
+    return False
 
 
 def _has_own_reduce(kind: Any) -> bool:

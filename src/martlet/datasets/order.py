@@ -26,7 +26,7 @@ class Permutation:
         if num_rows < 0 or block < 1 or window < 1:
             raise ArgumentError("a permutation", "needs rows >= 0 and sizes >= 1", found=(num_rows, block, window))
         self.num_rows, self.seed, self.epoch, self.block = num_rows, seed, epoch, block
-        self._key = _mixed(_mixed(seed & _MASK) ^ _mixed((epoch & _MASK) + 1))
+        self._key = _mixed(_mixed(seed) + epoch)
         self._span = block * window
         self._windows = max(1, num_rows // self._span)
         self._whole = self._windows == 1
@@ -69,7 +69,7 @@ class Permutation:
 
 def _mixed(x: int) -> int:
     """splitmix64's finalizer."""
-    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = (x + 0x9E3779B97F4A7C15) & _MASK  # seeds of more than 64 bits, and negative ones, wrap
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
     return x ^ (x >> 31)

@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -185,6 +186,14 @@ class PartWriter:
         """Lets go of the files, whatever happened."""
         with contextlib.suppress(OSError, pa.ArrowException):
             self._end_file()
+
+
+class TemporaryFolder:
+    """A folder that is gone when nobody holds this, or the process ends."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="martlet-datasets-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def read_part(folder: Path, number: int, *, in_memory: bool = False) -> Iterator[tuple[str, pa.Table, Features]]:
@@ -366,8 +375,8 @@ class Pending:
         return self._opened(folder, self._parts(), key, None)
 
     def _in_temporary_folder(self, in_memory: bool) -> tuple[Stored, Selection | None]:
-        owner = tempfile.TemporaryDirectory(prefix="martlet-datasets-", ignore_cleanup_errors=True)
-        folder = Path(owner.name)
+        owner = TemporaryFolder()
+        folder = owner.path
         parts = self._parts(is_kept=False)
         self._run_parts(folder, parts)
         return self._opened(folder, parts, None, owner, in_memory=in_memory)
