@@ -22,7 +22,8 @@ MartletError
 │   ├── EmptyPromptError
 │   ├── PromptTooLongError
 │   ├── TokenRangeError                     an id outside the vocabulary
-│   └── NonFiniteLogitsError                the model gave NaN or infinity
+│   ├── NonFiniteLogitsError                the model gave NaN or infinity
+│   └── CacheMemoryError                    keys and values do not fit the memory they are given
 ├── TrainingError (RuntimeError)            a run that cannot start or go on
 │   ├── TrainingDataError (ValueError)      rows that this objective cannot learn from
 │   ├── LossError                           a loss that is not finite, or explodes; names the samples
@@ -129,6 +130,9 @@ class TokenRangeError(GenerationError): ...
 
 
 class NonFiniteLogitsError(GenerationError): ...
+
+
+class CacheMemoryError(GenerationError): ...
 
 
 class TrainingError(MartletError, RuntimeError): ...

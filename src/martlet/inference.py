@@ -15,7 +15,7 @@ from martlet.families import Config
 from martlet.formats.tensors import TensorSource
 from martlet.weights import Piece
 
-OWN = ("quantize", "num_threads", "isa")
+OWN = ("quantize", "num_threads", "isa", "kv_cache_bytes")
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -42,14 +42,15 @@ class InferenceModel:
     generates_on = "native"
 
     def open_session(self, kv_cache_bytes: int | None = None, *, traces: bool = False) -> EngineSession:
-        """Rows to step through, for generation. UnsupportedError for `traces`: hidden states or attentions."""
+        """Rows to step through, for generation; with `kv_cache_bytes`, in memory of their own. UnsupportedError for
+        `traces`: hidden states or attentions."""
         if traces:
             raise UnsupportedError(
                 "native engine",
                 "hidden states and attentions are not kept",
                 remedy="Load the model with backend='torch'.",
             )
-        return self.engine.open_session()
+        return self.engine.open_session(kv_cache_bytes)
 
     def can_generate(self) -> bool:
         return True
@@ -104,7 +105,8 @@ def open_for_engine(name_or_path: str | os.PathLike[str], keywords: Mapping[str,
     """`from_pretrained` on the engine, up to the packing: matrices stay as stored, or as `quantize` ("int8", "int4")
     says.
 
-    `num_threads`: all processors this process may use, unless given. `isa` names an instruction set. Takes the torch
+    `num_threads`: all processors this process may use, unless given. `isa` names an instruction set.
+    `kv_cache_bytes`: most memory for keys and values, of all that is generated at once; None: no limit. Takes the torch
     backend's other keywords, but for devices that are not the CPU, and a `dtype` that the weights are not stored in.
     """
     keywords = dict(keywords)

@@ -165,9 +165,11 @@ class ModelForCausalLM(Saved, CausalLM):
         """
         engine = self.handover.engine(self, traces=traces)
         if isinstance(engine, str):
+            if kv_cache_bytes is not None:
+                raise UnsupportedError("kv_cache_bytes", "is for the native engine", found=f"torch: {engine}")
             say_why(engine)
             return TorchSession(self)
-        return engine.open_session()
+        return engine.open_session(kv_cache_bytes)
 
     @property
     def generates_on(self) -> str:

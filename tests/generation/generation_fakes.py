@@ -37,8 +37,21 @@ class WholeRowSession:
         self.calls.most_live = max(self.calls.most_live, len(self.rows))
         return self.next_row
 
-    def add(self) -> int:
+    shares_prefixes = False
+    tokens_together = 0
+    is_limited = False
+
+    def add(self, ids=None) -> int:
         return self._new([])
+
+    def fits(self, lengths, batch=()) -> bool:
+        return True
+
+    def wait(self, lengths) -> bool:
+        return False
+
+    def chooser(self, choice, stream, ids) -> None:
+        return None
 
     def fork(self, row: int) -> int:
         return self._new(list(self.rows[row]))
@@ -47,7 +60,7 @@ class WholeRowSession:
         assert length <= len(self.rows[row])
         del self.rows[row][length:]
 
-    def release(self, row: int) -> None:
+    def release(self, row: int, *, keep: bool = False) -> None:
         del self.rows[row]
         self.calls.num_live -= 1
 

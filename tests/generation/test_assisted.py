@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from martlet.generation.assisted import DraftModel, PromptLookup
 from martlet.generation.backend import StepOutput
-from martlet.generation.loop import Decoder, Request
+from martlet.generation.loop import Decoder
 from martlet.generation.outputs import Records
+from martlet.generation.rows import Request
 
 PROMPTS = [[3, 4, 3, 4, 3], [5, 6, 7, 8, 9, 10, 11, 5, 6], [1], [3, 4, 3, 4, 3], [20, 4, 4, 4, 21]]
 

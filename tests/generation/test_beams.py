@@ -4,8 +4,9 @@ from generation_fakes import TorchModel, hashed_model
 
 from martlet.errors import NonFiniteLogitsError
 from martlet.generation.beams import BeamDecoder, BeamPlan
-from martlet.generation.loop import Decoder, Request
+from martlet.generation.loop import Decoder
 from martlet.generation.outputs import Records
+from martlet.generation.rows import Request
 
 PROMPTS = [[3], [5, 6, 7, 8, 9, 10, 11], [1, 2], [3], [20, 4, 4, 4, 21]]
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from martlet.errors import NonFiniteLogitsError
 from martlet.generation.assisted import PromptLookup
-from martlet.generation.loop import Decoder, Request
+from martlet.generation.loop import Decoder
 from martlet.generation.outputs import Records
+from martlet.generation.rows import Request
 
 PROMPTS = [[3], [5, 6, 7, 8, 9, 10, 11], [1, 2], [3], [20, 4, 4, 4, 21]]
 
@@ -106,7 +107,7 @@ def test_the_context_ends_a_row():
 
 def test_cancelling_keeps_what_is_there():
     model = hashed_model()
-    asked = iter([False, False, True])
+    asked = iter([False, False, False, True])  # once more before the prompts are read
     results = Decoder(model.open_session(), is_cancelled=lambda: next(asked)).run(requests(PROMPTS))
     assert [len(result.new_ids) for result in results] == [3] * 5
     assert {result.reason for result in results} == {"cancelled"}

@@ -206,7 +206,7 @@ def test_a_reader_that_leaves_early_stops_nothing(tokenizer):
     streamer, model = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=20), model_of(ids)
     gone.set()  # the way to stop it: the `stop` argument
     output = generate(model, [[1, 1]], streamer=streamer, stop=gone.is_set, **fields)
-    assert output.finish_reasons == ["cancelled"] and "".join(streamer) == "na\ufffd"
+    assert output.finish_reasons == ["cancelled"] and "".join(streamer) == ""
 
 
 def test_no_text_in_time(tokenizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from martlet.errors import ArgumentError, MissingDependencyError
 try:
     _loaded: ModuleType | None = importlib.import_module("martlet.engine._native")
     _reason: ImportError | None = None
+    atexit.register(getattr(_loaded, "close"))  # noqa: B009  # no step outlives the interpreter
 except ImportError as error:  # installed where there was no C++ compiler
     _loaded, _reason = None, error
 

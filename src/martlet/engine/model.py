@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from martlet.arch import EMBEDDING, HEAD, Arch, Rope, tensors
 from martlet.engine.extension import count_threads, find_isa, native
+from martlet.engine.rows import Rows
 from martlet.engine.session import EngineSession
 from martlet.errors import ArgumentError, UnsupportedError, WeightsError
 from martlet.formats.tensors import TensorSource, to_float32
@@ -31,10 +33,20 @@ class EngineModel:
     isa: str
     num_threads: int
     kinds: Mapping[str, str]  # tensor -> how it is packed
+    kv_cache_bytes: int | None = None  # None: no limit
+    _rows: dict[int, Rows] = field(default_factory=dict, repr=False)  # by process: threads do not survive a fork
 
-    def open_session(self) -> EngineSession:
-        """Rows to step through, with pages of their own."""
-        return EngineSession(self)
+    def open_session(self, kv_cache_bytes: int | None = None) -> EngineSession:
+        """Rows to step through, in the pages of this model; with `kv_cache_bytes`, in as many of its own."""
+        if kv_cache_bytes is not None:
+            return EngineSession(self, Rows(self, kv_cache_bytes))
+        return EngineSession(self, self.rows)
+
+    @property
+    def rows(self) -> Rows:
+        """What the sessions of this process share."""
+        process = os.getpid()
+        return self._rows.get(process) or self._rows.setdefault(process, Rows(self, self.kv_cache_bytes))
 
     @property
     def packed_bytes(self) -> int:
@@ -51,11 +63,12 @@ def build_engine_model(
     quantize: str | None = None,
     isa: str | None = None,
     num_threads: int | None = None,
+    kv_cache_bytes: int | None = None,
 ) -> EngineModel:
     """Packs every weight. `quantize` "int8" or "int4" packs float matrices in blocks of 32 numbers to a scale.
 
     Matrices stay in the type they are stored in. UnsupportedError names a tensor whose type has no kernels,
-    WeightsError a vector with NaN or infinity.
+    WeightsError a vector with NaN or infinity. `kv_cache_bytes`: most memory for keys and values of all sessions.
     """
     if quantize is not None and quantize not in QUANTIZED:
         raise ArgumentError("quantize", f"must be one of {', '.join(QUANTIZED)}", found=repr(quantize))
@@ -85,7 +98,9 @@ def build_engine_model(
         if isinstance(error, (ArgumentError, UnsupportedError, WeightsError)):
             raise
         raise WeightsError("engine", str(error)) from error
-    return EngineModel(arch, ropes, handle, find_isa(isa), packer.num_threads, kinds)
+    model = EngineModel(arch, ropes, handle, find_isa(isa), packer.num_threads, kinds, kv_cache_bytes)
+    model.rows  # noqa: B018  # a limit that cannot be kept is refused here
+    return model
 
 
 def _refuse(arch: Arch) -> None:

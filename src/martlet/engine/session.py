@@ -1,16 +1,19 @@
-"""Rows of one generation on the engine: what generation asks of a backend, over the extension's engine."""
+"""Rows of one generation on the engine: what generation asks of a backend, over the extension."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from martlet.engine.extension import native
-from martlet.errors import GenerationError, UnsupportedError
+from martlet.engine.rows import PAGE, Rows
+from martlet.errors import CacheMemoryError, GenerationError, MartletError, UnsupportedError
 from martlet.rope import frequencies, turns_over
 
 if TYPE_CHECKING:
@@ -32,20 +35,67 @@ class _Row:
     ids: list[int] = field(default_factory=list)
 
 
+class Chosen(NamedTuple):
+    """A row's next token, or -1 and why there is none; the model's own log probabilities, if they are told."""
+
+    token: int
+    failure: str
+    logprobs: tuple[float, list[tuple[int, float]]] | None
+
+
+class EngineChooser:
+    """A row's choice inside the engine; see native/sampling."""
+
+    def __init__(self, choice: Any, stream: int, ids: NDArray[np.int64], vocab_size: int) -> None:
+        seed = choice.seed or 0
+        self.handle = native().Chooser(
+            vocab_size,
+            greedy=choice.seed is None,
+            seed=(seed % 2**64, (seed >> 64) % 2**64),
+            stream=stream,
+            temperature=choice.temperature,
+            top_k=min(choice.top_k, vocab_size),
+            top_p=choice.top_p,
+            min_p=choice.min_p,
+            repetition_penalty=choice.repetition_penalty,
+            ends=[end for end in choice.ends if 0 <= end < vocab_size],
+            shortest=choice.shortest,
+            longest=choice.longest,
+            num_logprobs=-1 if choice.num_logprobs is None else choice.num_logprobs,
+        )
+        self.handle.learn(ids)
+
+    def choose(self, logits_V: NDArray[np.float32], length: int) -> Chosen:
+        return Chosen(*self.handle.choose(logits_V, length))
+
+
 class EngineSession:
     """Rows with keys and values in pages; rows of one past share its pages. Row numbers are never reused."""
 
-    def __init__(self, model: EngineModel) -> None:
-        self.model = model
-        self._engine = native().Engine(model.handle, model.isa, model.num_threads, 0)
+    shares_prefixes = True
+    tokens_together = 512  # of one pass; more are taken in turns
+
+    def __init__(self, model: EngineModel, rows: Rows) -> None:
+        self.model, self.is_waiting = model, False
+        self._store, self._engine = rows, rows.engine
         self._rows: dict[int, _Row] = {}
         self._next = 0
         # tables that follow the length of their row are made for each step, the others once
         self._grows = any(turns_over(rope, 1, 1 << 24) for rope in model.ropes)
         self._tables = [frequencies(rope, model.arch.head_dim, 1) for rope in model.ropes]
+        rows.sessions.add(self)
 
-    def add(self) -> int:
-        return self._keep(_Row(self._engine.add()))
+    @property
+    def is_limited(self) -> bool:
+        return self._store.max_pages > 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._rows)
+
+    def add(self, ids: NDArray[np.int64] | None = None) -> int:
+        number, length = self._store.begin(ids)
+        return self._keep(_Row(number, [] if ids is None else ids[:length].tolist()))
 
     def fork(self, row: int) -> int:
         past = self._rows[row]
@@ -59,8 +109,9 @@ class EngineSession:
             length = 0  # its keys were turned for the longer row: the next step reads it again
         self._engine.truncate(kept.number, length)
 
-    def release(self, row: int) -> None:
-        self._engine.release(self._rows.pop(row).number)
+    def release(self, row: int, *, keep: bool = False) -> None:
+        ended = self._rows.pop(row)
+        self._store.end(ended.number, ended.ids, keep=keep)
 
     def length(self, row: int) -> int:
         return len(self._rows[row].ids)
@@ -68,12 +119,49 @@ class EngineSession:
     def close(self) -> None:
         for row in list(self._rows):
             self.release(row)
+        self._store.sessions.discard(self)
+        self._engine.trim()
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of all pages in use."""
-        size: int = self._engine.cache_bytes
+        """Memory of all pages in use, also by other sessions of the model and by ended rows that are kept."""
+        size: int = self._engine.pages_held * self._engine.page_bytes
         return size
+
+    def fits(self, lengths: Sequence[int], batch: Sequence[tuple[int, int]] = ()) -> bool:
+        """Whether the limit allows new rows of these lengths, and rows of `batch` to grow by so many tokens."""
+        if not self.is_limited:
+            return True
+        new = _count_pages(lengths)
+        grown = [(self._rows[row].number, count) for row, count in batch]
+        return self._store.make_room(
+            lambda: new + sum(self._engine.pages_needed(number, count) for number, count in grown)
+        )
+
+    def wait(self, lengths: Sequence[int]) -> bool:
+        """Waits a moment for other sessions to give up memory; False where that is in vain."""
+        return self._store.wait(self, _count_pages(lengths))
+
+    def chooser(self, choice: Any, stream: int, ids: NDArray[np.int64]) -> EngineChooser:
+        return EngineChooser(choice, stream, ids, self.model.arch.vocab_size)
+
+    def advance(
+        self, batch: Sequence[tuple[int, Sequence[int]]], choosers: Sequence[EngineChooser], max_steps: int
+    ) -> list[list[Chosen]]:
+        """As `generation.backend.Session` says. The interpreter lock is released; Ctrl-C is heard between steps."""
+        rows = [self._rows[row] for row, _ in batch]
+        spans = [(self.length(row), self.length(row) + len(tokens) + max_steps) for row, tokens in batch]
+        if any(turns_over(rope, *span) for rope in self.model.ropes for span in spans):
+            max_steps = 1  # the next step turns its keys otherwise
+        handles = [chooser.handle for chooser in choosers]
+        with self._undone_if_refused(rows):
+            fed = [self._tokens_to_feed(row, tokens) for row, (_, tokens) in zip(rows, batch, strict=True)]
+            steps = self._engine.advance(*self._flat(rows, fed), self._frequencies(rows), handles, max_steps)
+        told = [[Chosen(*each) for each in step] for step in steps]
+        for step in told[:-1]:
+            for row, chosen in zip(rows, step, strict=True):
+                row.ids.append(chosen.token)
+        return told
 
     def step(
         self,
@@ -91,16 +179,9 @@ class EngineSession:
                 remedy="Load the model with backend='torch'.",
             )
         rows = [self._rows[row] for row, _ in batch]
-        before = [len(row.ids) for row in rows]
-        try:
+        with self._undone_if_refused(rows):
             fed = [self._tokens_to_feed(row, tokens) for row, (_, tokens) in zip(rows, batch, strict=True)]
             scores = self._run(rows, fed, logits == "all")
-        except ValueError as error:
-            self._forget(rows, before)
-            raise GenerationError("native engine", str(error)) from error
-        except MemoryError as error:
-            self._forget(rows, before)
-            raise GenerationError("native engine", "memory for keys and values is exhausted") from error
         if logits == "all":  # a row fed again from its start still answers for its new tokens alone
             ends = np.cumsum([len(tokens) for tokens in fed])
             asked = [len(tokens) for _, tokens in batch]
@@ -110,12 +191,15 @@ class EngineSession:
         return EngineStep(scores)
 
     def _run(self, rows: list[_Row], fed: list[list[int]], wants_all: bool) -> NDArray[np.float32]:
-        counts = np.array([len(tokens) for tokens in fed], np.int32)
-        tokens = np.array([token for each in fed for token in each], np.int32)
-        numbers = np.array([row.number for row in rows], np.int32)
-        scores = np.empty((len(tokens) if wants_all else len(rows), self.model.arch.vocab_size), np.float32)
-        self._engine.step(numbers, counts, tokens, self._frequencies(rows), wants_all, scores)
+        num_places = sum(map(len, fed)) if wants_all else len(rows)
+        scores = np.empty((num_places, self.model.arch.vocab_size), np.float32)
+        self._engine.step(*self._flat(rows, fed), self._frequencies(rows), wants_all, scores)
         return scores
+
+    def _flat(self, rows: list[_Row], fed: list[list[int]]) -> tuple[NDArray[np.int32], ...]:
+        """The engine's numbers of the rows, their counts of tokens, and the tokens end to end."""
+        counts, tokens = list(map(len, fed)), list(chain.from_iterable(fed))
+        return tuple(np.array(each, np.int32) for each in ([row.number for row in rows], counts, tokens))
 
     def _frequencies(self, rows: list[_Row]) -> list[NDArray[np.float32]]:
         if not self._grows:
@@ -130,13 +214,28 @@ class EngineSession:
             self._engine.truncate(row.number, 0)
         return row.ids[self._engine.length(row.number) :]
 
-    def _forget(self, rows: list[_Row], before: list[int]) -> None:
+    @contextmanager
+    def _undone_if_refused(self, rows: list[_Row]) -> Iterator[None]:
         """A step that failed leaves the rows as they were, but for keys that were dropped to be made again."""
-        for row, length in zip(rows, before, strict=True):
-            del row.ids[length:]
+        before = [len(row.ids) for row in rows]
+        try:
+            yield
+        except BaseException as error:
+            for row, length in zip(rows, before, strict=True):
+                del row.ids[length:]
+                self._engine.truncate(row.number, length)
+            if isinstance(error, MemoryError):
+                raise CacheMemoryError("native engine", "memory for keys and values is exhausted") from error
+            if isinstance(error, ValueError) and not isinstance(error, MartletError):
+                raise GenerationError("native engine", str(error)) from error
+            raise
 
     def _keep(self, row: _Row) -> int:
         number = self._next
         self._rows[number] = row
         self._next += 1
         return number
+
+
+def _count_pages(lengths: Sequence[int]) -> int:
+    return sum(-(-length // PAGE) for length in lengths)

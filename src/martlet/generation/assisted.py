@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from martlet.generation.backend import Ids, Session
-from martlet.generation.loop import NO_TOKENS, LiveRow
+from martlet.generation.rows import NO_TOKENS, LiveRow
 
 Schedule = Literal["constant", "heuristic", "heuristic_transient"]
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from martlet.generation.backend import Floats, Ids, Session
-from martlet.generation.loop import NOTHING_LEFT, Prefilled, Request, end_reason, prefill, token_states
 from martlet.generation.outputs import Records, RowResult
+from martlet.generation.prefill import Prefill, Prefilled, token_states
+from martlet.generation.rows import NOTHING_LEFT, Request, end_reason
 from martlet.generation.sampling import choose_without_replacement, highest, uniforms
 
 # Hugging Face's "no score yet": low enough to lose to any real sum of log probabilities.
@@ -169,7 +170,7 @@ class BeamDecoder:
 
     def run(self, requests: Sequence[Request]) -> list[RowResult]:
         """`plan.num_returned` results a prompt, best first."""
-        prefilled = prefill(self.session, requests, self.prefill_chunk_size, self.records)
+        prefilled = Prefill(self.session, self.records, self.prefill_chunk_size).run(requests)
         searches = []
         for request, past in zip(requests, prefilled, strict=True):
             search = PromptBeams.begin(request, self.plan, past)

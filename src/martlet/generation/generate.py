@@ -14,8 +14,9 @@ import numpy as np
 
 from martlet.errors import ArgumentError, EmptyPromptError, UnsupportedError
 from martlet.generation.assisted import DraftModel, PromptLookup
-from martlet.generation.backend import Ids, Sizes
+from martlet.generation.backend import Ids, Session, Sizes
 from martlet.generation.beams import BeamDecoder, BeamPlan
+from martlet.generation.choice import read_choice
 from martlet.generation.config import OUTPUT_FLAGS, GenerationConfig
 from martlet.generation.door import (
     Prompts,
@@ -27,9 +28,10 @@ from martlet.generation.door import (
     pad_right,
     read_prompts,
 )
-from martlet.generation.loop import Decoder, Drafter, Request
+from martlet.generation.loop import Decoder, Drafter
 from martlet.generation.outputs import GenerateOutput, Records, RowResult
 from martlet.generation.processors import build_processors, from_torch_processor, guide
+from martlet.generation.rows import Request
 from martlet.generation.sampling import draw_seed
 from martlet.generation.stopping import build_stops
 from martlet.rope import turns_over
@@ -71,6 +73,7 @@ def generate(
     tokenizer: Any = None,
     stop: Callable[[], bool] | None = None,
     truncate_prompt: bool = False,
+    kv_cache_bytes: int | None = None,
     **kwargs: Any,
 ) -> Any:
     """Continues each prompt; keywords are Hugging Face's, and `generation_config` fields as keywords win over it.
@@ -81,7 +84,8 @@ def generate(
     right-padded, or a list a row for lists; with `return_dict_in_generate=True` a `GenerateOutput`. Each row equals
     that row alone. `stop()` is asked before every step; True ends all rows with the reason "cancelled".
     `truncate_prompt` keeps as many last tokens of a long prompt as leave room for `max_new_tokens`, at least half a
-    context. ArgumentError, UnsupportedError, GenerationError and its kinds.
+    context. `kv_cache_bytes`: most memory for keys and values of this call, on the native engine; rows that do not fit
+    wait, with the same result. ArgumentError, UnsupportedError, GenerationError and its kinds.
     """
     if synced_gpus:
         raise UnsupportedError("generate", "synced_gpus is not supported", remedy="Generate on one process.")
@@ -113,6 +117,7 @@ def generate(
             on_token=None if streamer is None else _open_stream(streamer, prompts, config),
             stop=stop,
             records=records,
+            kv_cache_bytes=kv_cache_bytes,
         )
     except BaseException as error:  # whoever reads the stream must hear of it, Ctrl-C too
         if callable(getattr(streamer, "fail", None)):
@@ -137,11 +142,14 @@ def generate_rows(
     on_token: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
     records: Records | None = None,
+    kv_cache_bytes: int | None = None,
+    num_logprobs: int | None = None,
 ) -> list[RowResult]:
     """Continues each row of ids, unpadded in and out; one `RowResult` a sequence, a prompt's sequences together.
 
     `config` is complete (see `resolve_config`); None takes the model's. `on_token(result number, id)` hears every token
-    as it is chosen (not with beams). Whatever happens, the session is closed.
+    as it is chosen (not with beams). `num_logprobs` (not with beams) tells log probabilities of each token and of so
+    many of the likeliest. Whatever happens, the session is closed.
     """
     config = resolve_config(model, None, {}) if config is None else config
     started_s = time.monotonic()
@@ -151,6 +159,8 @@ def generate_rows(
         check_ids(rows, model.arch.vocab_size, name)
         check_lengths(rows, model.arch.max_position_embeddings, name)
     _check_modes(config, assistant_model, on_token, negative)
+    if num_logprobs is not None and (config.num_beams > 1 or not 0 <= num_logprobs <= model.arch.vocab_size):
+        raise ArgumentError("num_logprobs", "must be 0 to the vocabulary's size, without beams", found=num_logprobs)
     processors = [_ours(process) for process in logits_processor]
     drawn_seed: int | None = None
     requests = []
@@ -171,8 +181,18 @@ def generate_rows(
         request.stops = build_stops(
             row, prompt_length=len(ids_T), tokenizer=tokenizer, extra=stopping_criteria, started_s=started_s
         )
+        request.num_logprobs = num_logprobs
+        choice, request.is_watched = read_choice(
+            request.processors, request.stops, request.seed, request.end, num_logprobs
+        )
+        request.choice = choice if request.guidance is None and not request.repairs_logits else None
         requests.append(request)
-    results = _run(model, config, requests, assistant_model, on_token, stop, records or Records())
+    records = records or Records()
+    asked = {"kv_cache_bytes": kv_cache_bytes, "traces": records.keeps_states}
+    session = model.open_session(
+        **{name: value for name, value in asked.items() if value is not None and value is not False}
+    )
+    results = _run(model, session, config, requests, assistant_model, on_token, stop, records)
     if full := next((result for result in results if result.reason == "context"), None):
         num_prompt, num_new = len(full.prompt_ids), len(full.new_ids)
         say_once(
@@ -257,6 +277,7 @@ def _turns_of(arch: Any) -> Callable[[int, int], bool]:
 
 def _run(
     model: Any,
+    session: Session,
     config: GenerationConfig,
     requests: list[Request],
     assistant_model: Any,
@@ -264,8 +285,7 @@ def _run(
     stop: Callable[[], bool] | None,
     records: Records,
 ) -> list[RowResult]:
-    traces = records.keeps_hidden_states or records.keeps_attentions
-    session, drafter = model.open_session(traces=True) if traces else model.open_session(), None
+    drafter = None
     try:
         chunk = config.prefill_chunk_size
         if config.num_beams > 1:

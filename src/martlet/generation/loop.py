@@ -1,160 +1,25 @@
-"""The decode loop: greedy, sampled and drafted tokens for any number of ragged rows. Beams live in beams.py, padding
-and argument checking in door.py."""
+"""The decode loop: greedy, sampled and drafted tokens for any number of ragged rows, as many at once as memory holds.
+Beams live in beams.py, reading prompts in prefill.py, padding and argument checking in door.py."""
 
 # B rows of one step, T tokens, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from martlet.errors import NonFiniteLogitsError
-from martlet.generation.backend import Floats, Ids, Session, StepOutput
-from martlet.generation.outputs import Records, RowResult, as_array
-from martlet.generation.sampling import choose_greedy, choose_sampled, uniforms
+from martlet.errors import CacheMemoryError
+from martlet.generation.backend import Chosen, Floats, Ids, Session, StepOutput
+from martlet.generation.outputs import Records, RowResult
+from martlet.generation.prefill import Cancelled, Prefill, Prefilled, token_states
+from martlet.generation.rows import NO_TOKENS, NOT_FINITE, NOTHING_LEFT, LiveRow, Request, TokenBuffer
+from martlet.generation.sampling import highest, log_probabilities
 
-Processor = Callable[[Ids, Floats], Floats]
-Guidance = Callable[[Floats, Floats], Floats]  # scores, and those without the prompt
-Stop = Callable[[Ids], str | None]
-NOTHING_LEFT = "the logits processors left no token that can be chosen"
-NO_TOKENS = np.empty(0, dtype=np.int64)
-
-
-@dataclass(slots=True)
-class Request:
-    """One prompt, checked and ready: what shapes its scores, what ends it, how many sequences come of it."""
-
-    index: int
-    ids_T: Ids
-    end: int  # ids the sequence may hold, prompt included, before the context is full
-    processors: Sequence[Processor] = ()
-    stops: Sequence[Stop] = ()
-    num_sequences: int = 1
-    num_eos: int = 0
-    max_new_tokens: int | None = None  # the most that can come, where a beam's longest possible score needs it
-    seed: int | None = None  # None: greedy
-    first_stream: int = 0
-    guidance: Guidance | None = None
-    negative_ids_T: Ids | None = None  # what guidance is away from; None: the prompt's last token
-    repairs_logits: bool = False  # a processor replaces NaN and infinity
-    turns_over: Callable[[int, int], bool] = lambda length, grown: False  # would growing change what was read?
-
-    def unconditional_ids(self) -> Ids:
-        return self.ids_T[-1:] if self.negative_ids_T is None else self.negative_ids_T
-
-    def shape_scores(
-        self,
-        ids_T: Ids,
-        logits_V: Floats,
-        unconditional_V: Floats | None,
-        *,
-        before: Callable[[Floats], Floats] | None = None,
-        may_be_empty: bool = False,
-    ) -> Floats:
-        """What the next token after `ids_T` is chosen from. NonFiniteLogitsError where nothing can be.
-
-        `before` is applied to the logits before the processors; `may_be_empty` lets these rule out every token.
-        """
-        if not self.repairs_logits:
-            self.check_scores(logits_V, ids_T, "the model gave logits with NaN or infinity")
-        scores_V = logits_V if before is None else before(logits_V)
-        if self.guidance is not None and unconditional_V is not None:
-            scores_V = self.guidance(scores_V, unconditional_V)
-        for process in self.processors:
-            scores_V = process(ids_T, scores_V)
-        if self.processors or self.repairs_logits:
-            self.check_scores(scores_V, ids_T, NOTHING_LEFT, may_be_empty)
-        return scores_V
-
-    def choose(self, ids_T: Ids, scores_V: Floats, stream: int) -> int:
-        if self.seed is None:
-            return choose_greedy(scores_V)
-        return choose_sampled(scores_V, float(uniforms(self.seed, stream, len(ids_T))[0]))
-
-    def check_scores(self, scores_V: Floats, ids_T: Ids, rule: str, may_be_empty: bool = False) -> None:
-        highest = float(np.max(scores_V))  # NaN if any is; -inf if all are
-        if not np.isfinite(highest) and not (may_be_empty and highest == -np.inf):
-            raise NonFiniteLogitsError(
-                f"row {self.index}, position {len(ids_T)}",
-                rule,
-                found=f"a highest score of {highest}",
-                remedy="" if rule == NOTHING_LEFT else "Is the checkpoint whole, and its dtype wide enough?",
-            )
-
-
-class TokenBuffer:
-    """Ids that grow at the end; `view` costs nothing."""
-
-    def __init__(self, ids_T: Ids) -> None:
-        self._held = np.empty(max(64, 2 * len(ids_T)), dtype=np.int64)
-        self._held[: len(ids_T)] = ids_T
-        self._length = len(ids_T)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def append(self, token: int) -> None:
-        if self._length == len(self._held):
-            self._held = np.concatenate([self._held, np.empty_like(self._held)])
-        self._held[self._length] = token
-        self._length += 1
-
-    def view(self) -> Ids:
-        return self._held[: self._length]
-
-
-@dataclass(slots=True)
-class LiveRow:
-    """One sequence being generated."""
-
-    number: int  # its place among the results
-    request: Request
-    stream: int
-    ids: TokenBuffer
-    session_row: int
-    unconditional_row: int | None = None
-    reason: str | None = None
-
-    @property
-    def num_new(self) -> int:
-        return len(self.ids) - len(self.request.ids_T)
-
-    def cap_draft(self, num_tokens: int) -> int:
-        """How many of `num_tokens` guesses one step may check: the token after them must be inside the context, and
-        no token's scores may depend on a guess after it."""
-        room = max(0, min(num_tokens, self.request.end - len(self.ids) - 1))
-        lengths = [len(self.ids)]
-        if self.unconditional_row is not None:
-            lengths.append(len(self.request.unconditional_ids()) + self.num_new)
-        while room and any(self.request.turns_over(length, length + room) for length in lengths):
-            room -= 1
-        return room
-
-    def append(self, token: int) -> None:
-        """Adds the token and finds out whether it is the last."""
-        self.ids.append(token)
-        self.reason = end_reason(self.request, self.ids.view())
-
-    def result(self) -> RowResult:
-        ids_T = self.ids.view()
-        num_prompt = len(self.request.ids_T)
-        return RowResult(
-            prompt=self.request.index,
-            prompt_ids=ids_T[:num_prompt].tolist(),
-            new_ids=ids_T[num_prompt:].tolist(),
-            reason=self.reason or "",
-        )
-
-
-def end_reason(request: Request, ids_T: Ids) -> str | None:
-    """Why `ids_T` is where the sequence ends, or None if it goes on."""
-    for stop in request.stops:
-        if (reason := stop(ids_T)) is not None:
-            return reason
-    return "context" if len(ids_T) >= request.end else None
+STEPS_TOGETHER = 256  # of a backend that chooses by itself, before Python has another look
 
 
 class Drafter(Protocol):
@@ -173,7 +38,8 @@ class Drafter(Protocol):
 
 @dataclass(slots=True)
 class Decoder:
-    """Runs requests to their ends in one session."""
+    """Runs requests to their ends in one session. Rows that memory has no room for wait until others have left; one
+    that had begun is read again, and goes on with the same tokens."""
 
     session: Session
     records: Records = field(default_factory=Records)
@@ -181,52 +47,162 @@ class Decoder:
     on_token: Callable[[int, int], None] | None = None  # result number, id
     is_cancelled: Callable[[], bool] | None = None
     prefill_chunk_size: int | None = None
+    _live: list[LiveRow] = field(default_factory=list)
+    _waiting: deque[tuple[int, Request]] = field(default_factory=deque)  # with the number of its first result
+    _sent_back: deque[LiveRow] = field(default_factory=deque)
+    _done: list[LiveRow] = field(default_factory=list)
 
     def run(self, requests: Sequence[Request]) -> list[RowResult]:
         """One result a sequence: all of the first request, then all of the second, and so on."""
-        rows = self._start(requests)
-        live = [row for row in rows if row.reason is None]
-        while live:
-            if self.is_cancelled is not None and self.is_cancelled():
-                for row in live:
-                    row.reason = "cancelled"
-                    self._leave(row)
-                break
-            self._step(live)
-            live = [row for row in live if row.reason is None]
-        return [row.result() for row in rows]
-
-    def _start(self, requests: Sequence[Request]) -> list[LiveRow]:
-        """Reads each prompt once, forks it for each of its sequences, and chooses every first token."""
-        prefilled = prefill(self.session, requests, self.prefill_chunk_size, self.records)
-        rows: list[LiveRow] = []
-        for request, past in zip(requests, prefilled, strict=True):
-            for place in range(request.num_sequences):
-                is_last = place == request.num_sequences - 1  # takes the prompt's own rows
-                row = LiveRow(
-                    number=len(rows),
-                    request=request,
-                    stream=request.first_stream + place,
-                    ids=TokenBuffer(request.ids_T),
-                    session_row=past.row if is_last else self.session.fork(past.row),
-                )
-                if past.unconditional_row is not None:
-                    kept = past.unconditional_row
-                    row.unconditional_row = kept if is_last else self.session.fork(kept)
-                rows.append(row)
         number = 0
-        for request, past in zip(requests, prefilled, strict=True):
-            for row in rows[number : number + request.num_sequences]:
-                self._select(row, past.logits_V.copy(), past.unconditional_V, past.hidden_states, past.attentions)
-                if row.reason is not None:
-                    self._leave(row)
+        for request in requests:
+            self._waiting.append((number, request))
             number += request.num_sequences
-        return rows
+        try:
+            while self._live or self._waiting or self._sent_back:
+                if self.is_cancelled is not None and self.is_cancelled():
+                    raise Cancelled
+                if not self._admit() and not self._live:
+                    self._wait()
+                if self._live:
+                    self._step()
+                    self._live = [row for row in self._live if row.reason is None]
+        except Cancelled:
+            self._cancel()
+        return [row.result() for row in sorted(self._done, key=lambda row: row.number)]
 
-    def _step(self, live: list[LiveRow]) -> None:
+    def _cancel(self) -> None:
+        """Rows end where they are; those that had not begun end with their prompts."""
+        for row in self._live:
+            self._leave(row, "cancelled")
+        begun = [self._begin(at + place, of, place) for at, of in self._waiting for place in range(of.num_sequences)]
+        for row in [*self._sent_back, *begun]:
+            row.reason = "cancelled"
+            self._done.append(row)
+
+    def _admit(self) -> bool:
+        """Lets in rows that were sent back, then new requests, as many as fit; whether any came."""
+        num_back = len(self._sent_back)
+        try:
+            while self._sent_back and self.session.fits(self._sent_back[0].lengths_to_read(), self._growth()):
+                self._read_again(self._sent_back[0])
+                self._live.append(self._sent_back.popleft())
+            lengths: list[int] = []
+            num_new = 0
+            while not self._sent_back and num_new < len(self._waiting):
+                lengths += self._waiting[num_new][1].lengths_to_read()
+                if not self.session.fits(lengths, self._growth()):
+                    break
+                num_new += 1
+            if num_new:
+                self._start([self._waiting[place] for place in range(num_new)])
+        except CacheMemoryError:  # another session was faster
+            return False
+        return num_new > 0 or len(self._sent_back) < num_back
+
+    def _wait(self) -> None:
+        """Nobody is here, and the first in line does not fit."""
+        first = self._sent_back[0] if self._sent_back else self._waiting[0][1]
+        if not self.session.wait(lengths := first.lengths_to_read()):
+            raise too_large(max(lengths))
+
+    def _start(self, admitted: Sequence[tuple[int, Request]]) -> None:
+        """Reads each prompt once, forks it for each of its sequences, and chooses every first token."""
+        reader = Prefill(self.session, self.records, self.prefill_chunk_size, self.is_cancelled)
+        prefilled = reader.run([request for _, request in admitted])
+        begun: list[tuple[LiveRow, Prefilled]] = []
+        for (number, request), past in zip(admitted, prefilled, strict=True):
+            self._waiting.popleft()
+            for place in range(request.num_sequences):
+                row = self._begin(number + place, request, place)
+                is_last = place == request.num_sequences - 1  # takes the prompt's own rows
+                row.session_row = past.row if is_last else self.session.fork(past.row)
+                if (kept := past.unconditional_row) is not None:
+                    row.unconditional_row = kept if is_last else self.session.fork(kept)
+                begun.append((row, past))
+        for row, past in begun:
+            if row.request.choice is not None and not self.records.keeps_any:
+                row.chooser = self.session.chooser(row.request.choice, row.stream, row.ids.view())
+            self._select(row, past.logits_V.copy(), past.unconditional_V, past.hidden_states, past.attentions)
+            if row.reason is None:
+                self._live.append(row)
+            else:
+                self._leave(row)
+
+    def _begin(self, number: int, request: Request, place: int) -> LiveRow:
+        return LiveRow(number, request, request.first_stream + place, TokenBuffer(request.ids_T))
+
+    def _send_back(self) -> None:
+        """Gives the youngest row's memory to those before it. It will be read again when there is room."""
+        row = max(self._live, key=lambda row: row.number)
+        self._release(row)
+        self._live.remove(row)
+        self._sent_back.appendleft(row)
+
+    def _read_again(self, row: LiveRow) -> None:
+        unread = [row.ids.view()[:-1]]
+        if row.unconditional_row is not None:
+            answer_T = row.ids.view()[len(row.request.ids_T) : -1]
+            unread.append(np.concatenate([row.request.unconditional_ids(), answer_T]))
+        numbers = Prefill(self.session, Records(), self.prefill_chunk_size, self.is_cancelled).read(unread)
+        row.session_row = numbers[0].row
+        if row.unconditional_row is not None:
+            row.unconditional_row = numbers[1].row
+
+    def _growth(self, counts: Mapping[int, int] | None = None) -> list[tuple[int, int]]:
+        """Session rows, each with the tokens it is about to take: one, but where `counts` (by result) has more."""
+        counts = counts or {}
+        pairs = [(row.session_row, counts.get(row.number, 1)) for row in self._live]
+        mirrors = [(row.unconditional_row, counts.get(row.number, 1)) for row in self._live]
+        return pairs + [(number, count) for number, count in mirrors if number is not None]
+
+    def _step(self) -> None:
+        """One step of all rows, or several where the session can; first some rows leave if memory is short."""
+        while self._live and not self.session.fits([], self._growth()):
+            self._send_back()
+        if not self._live:
+            return
+        try:
+            if self.drafter is None and all(row.chooser is not None for row in self._live):
+                self._advance(list(self._live))
+            else:
+                self._verify_drafts(list(self._live))
+        except CacheMemoryError:  # another session was faster; the rows are as they were
+            if not self.session.is_limited:
+                raise
+            self._send_back()
+
+    def _advance(self, live: list[LiveRow]) -> None:
+        """Steps that the backend makes by itself."""
+        is_watched = self.on_token is not None or self.is_cancelled is not None
+        is_watched = is_watched or any(row.request.is_watched for row in live)
+        batch = [(row.session_row, row.ids.view()[-1:].tolist()) for row in live]
+        choosers = [row.chooser for row in live]
+        for chosen in self.session.advance(batch, choosers, 1 if is_watched else STEPS_TOGETHER):
+            for row, each in zip(live, chosen, strict=True):
+                self._take(row, each)
+        for row in live:
+            if row.reason is not None:
+                self._leave(row)
+
+    def _take(self, row: LiveRow, chosen: Chosen) -> int:
+        if chosen.token < 0:
+            rule = NOT_FINITE if chosen.failure == "not finite" else NOTHING_LEFT
+            raise row.request.fail(rule, len(row.ids), chosen.failure)
+        if chosen.logprobs is not None:
+            row.logprobs.append(chosen.logprobs)
+        row.append(chosen.token)
+        if self.on_token is not None:
+            self.on_token(row.number, chosen.token)
+        return chosen.token
+
+    def _verify_drafts(self, live: list[LiveRow]) -> None:
         """Feeds each row its last token and its draft, and keeps what the scores confirm."""
         drafts = [NO_TOKENS] * len(live) if self.drafter is None else self.drafter.propose(live)
         drafts = [draft[: row.cap_draft(len(draft))] for row, draft in zip(live, drafts, strict=True)]
+        wanted = {row.number: len(draft) + 1 for row, draft in zip(live, drafts, strict=True)}
+        if not self.session.fits([], self._growth(wanted)):
+            drafts = [NO_TOKENS] * len(live)
         fed = [np.append(row.ids.view()[-1:], draft).tolist() for row, draft in zip(live, drafts, strict=True)]
         batch = [(row.session_row, tokens) for row, tokens in zip(live, fed, strict=True)]
         guided = [place for place, row in enumerate(live) if row.unconditional_row is not None]
@@ -269,81 +245,37 @@ class Decoder:
         ids_T = row.ids.view()
         step = row.num_new
         self.records.put(step, row.number, logits=logits_V, hidden_states=hidden, attentions=attentions)
+        if row.chooser is not None:
+            return self._take(row, row.chooser.choose(logits_V, len(ids_T)))
+        count = row.request.num_logprobs
+        likeliest = [] if count is None else highest(logits_V, min(count, len(logits_V))).tolist()
+        told_V = None if count is None else log_probabilities(logits_V)
         scores_V = row.request.shape_scores(ids_T, logits_V, unconditional_V)
         self.records.put(step, row.number, scores=scores_V)
         token = row.request.choose(ids_T, scores_V, row.stream)
-        row.append(token)
-        if self.on_token is not None:
-            self.on_token(row.number, token)
-        return token
+        logprobs = (
+            None if told_V is None else (float(told_V[token]), [(each, float(told_V[each])) for each in likeliest])
+        )
+        return self._take(row, Chosen(token, logprobs=logprobs))
 
-    def _leave(self, row: LiveRow) -> None:
-        self.session.release(row.session_row)
-        if row.unconditional_row is not None:
-            self.session.release(row.unconditional_row)
+    def _leave(self, row: LiveRow, reason: str | None = None) -> None:
+        row.reason = reason or row.reason
+        self._done.append(row)
+        self._release(row, keep=True)
         if self.drafter is not None:
             self.drafter.release(row)
 
-
-@dataclass(slots=True)
-class Prefilled:
-    """A prompt that the session has read, and what it says of the next token."""
-
-    row: int
-    logits_V: Floats
-    hidden_states: list[Any] | None = None
-    attentions: list[Any] | None = None
-    unconditional_row: int | None = None
-    unconditional_V: Floats | None = None
+    def _release(self, row: LiveRow, keep: bool = False) -> None:
+        for number in (row.session_row, row.unconditional_row):
+            if number is not None:
+                self.session.release(number, keep=keep)
 
 
-def prefill(session: Session, requests: Sequence[Request], chunk_size: int | None, records: Records) -> list[Prefilled]:
-    """Reads all prompts together, `chunk_size` tokens of each at a time; guided ones with their negative prompts."""
-    prompts = [request.ids_T for request in requests]
-    guided = [place for place, request in enumerate(requests) if request.guidance is not None]
-    prompts += [requests[place].unconditional_ids() for place in guided]
-    read = [Prefilled(session.add(), np.empty(0, dtype=np.float32)) for _ in prompts]
-    longest = max(map(len, prompts), default=0)
-    size = chunk_size or longest
-    for begin in range(0, longest, size or 1):
-        places = [place for place, ids_T in enumerate(prompts) if len(ids_T) > begin]
-        batch = [(read[place].row, prompts[place][begin : begin + size].tolist()) for place in places]
-        output = session.step(batch, hidden_states=records.keeps_hidden_states, attentions=records.keeps_attentions)
-        for order, place in enumerate(places):
-            past = read[place]
-            past.logits_V = output.logits[order].copy()
-            if output.hidden_states is not None:
-                past.hidden_states = join_states(past.hidden_states, output.hidden_states[order])
-            if output.attentions is not None:
-                past.attentions = join_attentions(past.attentions, output.attentions[order])
-    for order, place in enumerate(guided):
-        mirror = read[len(requests) + order]
-        read[place].unconditional_row, read[place].unconditional_V = mirror.row, mirror.logits_V
-    return read[: len(requests)]
-
-
-def token_states(output: StepOutput, place: int, offset: int, length: int) -> tuple[list[Any] | None, list[Any] | None]:
-    """The hidden states and attentions of one token of a step; `length` is the row's up to and with that token."""
-    hidden = attentions = None
-    if output.hidden_states is not None:
-        hidden = [layer[offset : offset + 1] for layer in output.hidden_states[place]]
-    if output.attentions is not None:
-        attentions = [layer[:, offset : offset + 1, :length] for layer in output.attentions[place]]
-    return hidden, attentions
-
-
-def join_states(before: list[Any] | None, chunk: list[Any]) -> list[Any]:
-    if before is None:
-        return [as_array(layer) for layer in chunk]
-    return [np.concatenate([old, as_array(new)]) for old, new in zip(before, chunk, strict=True)]
-
-
-def join_attentions(before: list[Any] | None, chunk: list[Any]) -> list[Any]:
-    """Earlier tokens did not see what a later chunk brought: zeros there."""
-    if before is None:
-        return [as_array(layer) for layer in chunk]
-    joined = []
-    for old, new in zip(before, chunk, strict=True):
-        unseen = ((0, 0), (0, 0), (0, new.shape[2] - old.shape[2]))
-        joined.append(np.concatenate([np.pad(old, unseen), as_array(new)], axis=1))
-    return joined
+def too_large(length: int) -> CacheMemoryError:
+    """The error of a row that does not fit though no other is there."""
+    return CacheMemoryError(
+        "keys and values",
+        "a row must fit the memory they are given",
+        found=f"no room for one of {length} tokens, though no other is there",
+        remedy="Pass a larger kv_cache_bytes, or a shorter prompt.",
+    )

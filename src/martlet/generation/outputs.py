@@ -20,8 +20,9 @@ class RowResult:
 
     `reason` says why it ended: "eos", "length", "stop_string", "time", "criteria" (a stopping criterion of the
     caller's), "context" (the model's context is full), "cancelled", or "exhausted" (a beam that processors left no
-    token for). `score` is a beam's length-penalized log
-    probability; `beam_indices` says in which running beam of its prompt each new token was chosen.
+    token for). `score` is a beam's length-penalized log probability; `beam_indices` says in which running beam of its
+    prompt each new token was chosen. `logprobs`, if asked for, has for each new token the model's own log probability,
+    before processors, and the likeliest ids with theirs.
     """
 
     prompt: int  # which prompt it continues
@@ -30,6 +31,7 @@ class RowResult:
     reason: str
     score: float | None = None
     beam_indices: list[int] | None = None
+    logprobs: list[tuple[float, list[tuple[int, float]]]] | None = None
 
     @property
     def ids(self) -> list[int]:
@@ -50,6 +52,15 @@ class Records:
     logits: list[dict[int, Floats]] = field(default_factory=list)
     hidden_states: list[dict[int, list[Any]]] = field(default_factory=list)
     attentions: list[dict[int, list[Any]]] = field(default_factory=list)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether every token of a prompt must be computed to be shown."""
+        return self.keeps_hidden_states or self.keeps_attentions
+
+    @property
+    def keeps_any(self) -> bool:
+        return self.keeps_scores or self.keeps_logits or self.keeps_states
 
     def put(
         self,

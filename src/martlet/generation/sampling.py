@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from martlet.errors import ArgumentError
 from martlet.generation.backend import Floats
+from martlet.generation.exponential import exponential, sum_in_order
 
 _WORD = 2**64
 _seeds = np.random.default_rng()
@@ -54,6 +55,14 @@ def uniforms(seed: int, stream: int, position: int, count: int = 1) -> NDArray[n
     return ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
+def log_probabilities(logits_V: Floats) -> Floats:
+    """log(softmax), computed in float64 and rounded to float32."""
+    exact_V = logits_V.astype(np.float64)
+    highest = exact_V.max()
+    log_sum = np.log(sum_in_order(exponential(exact_V - highest))) + highest
+    return np.asarray(exact_V - log_sum, dtype=np.float32)
+
+
 def choose_greedy(scores_V: Floats) -> int:
     """The id with the highest score; of equals, the lowest id."""
     return int(np.argmax(scores_V))
@@ -63,7 +72,7 @@ def choose_sampled(scores_V: Floats, uniform: float) -> int:
     """The id at `uniform` (0 to 1) of the cumulative softmax, in id order and float64; never one scored -inf."""
     ids = np.flatnonzero(scores_V > -np.inf)
     kept = scores_V[ids].astype(np.float64)
-    cumulative = np.cumsum(np.exp(kept - kept.max()))
+    cumulative = np.cumsum(exponential(kept - kept.max()))
     place = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
     # An id so unlikely that it adds nothing to the sum is no better at the far end than anywhere else.
     last = int(np.searchsorted(cumulative, cumulative[-1], side="left"))

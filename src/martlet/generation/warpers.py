@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from martlet.errors import ArgumentError
 from martlet.generation.backend import Floats, Ids
+from martlet.generation.exponential import exponential, sum_in_order
 
 NOT_CHOSEN = -math.inf
 TOP_H_CANDIDATES = 100  # what Hugging Face's top_h considers
@@ -22,10 +23,11 @@ FIRST_SORTED = 1024
 
 
 def softmax(scores_V: Floats) -> Floats:
-    """Probabilities in float32; the sum is float64."""
+    """Probabilities, computed in float64 and rounded to float32."""
+    exact_V = scores_V.astype(np.float64)
     with np.errstate(invalid="ignore"):  # all -inf has no distribution: NaN, which the loop names
-        shifted_V = np.exp(scores_V - scores_V.max())
-    return np.asarray(shifted_V / np.float32(shifted_V.sum(dtype=np.float64)), dtype=np.float32)
+        weights_V = exponential(exact_V - exact_V.max())
+    return (weights_V / sum_in_order(weights_V)).astype(np.float32)
 
 
 def log_softmax(scores_V: Floats) -> Floats:
@@ -110,12 +112,13 @@ class TopP:
         probs = softmax(some)
         budget = np.float32(1 - self.top_p)  # what the tokens left out may add up to
         # Tokens below budget / count cannot exceed the budget together: they go unsorted, unless too few would stay.
-        is_small = probs < np.float32(budget / probs.size * 0.99)
+        is_small = probs < np.float32(float(budget / np.float32(probs.size)) * 0.99)
         large = np.flatnonzero(~is_small)
         if large.size < self.min_tokens_to_keep:
             large, is_small = np.arange(probs.size), np.zeros(probs.size, dtype=bool)
         order = large[np.argsort(some[large], kind="stable")]
-        sums = np.cumsum(np.concatenate([[probs[is_small].sum(dtype=np.float64)], probs[order]]), dtype=np.float64)[1:]
+        ordered = np.concatenate([probs[is_small], probs[order]])
+        sums = np.cumsum(ordered, dtype=np.float64)[-order.size :]
         is_out = sums.astype(np.float32) <= budget
         is_out[-self.min_tokens_to_keep :] = False
         scores[kept[is_small]] = self.filter_value

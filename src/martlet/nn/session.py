@@ -34,13 +34,18 @@ class _Row:
 class TorchSession:
     """Rows of one generation on a `CausalLM`. Row numbers are never reused."""
 
+    shares_prefixes = False  # torch's products differ in the last bits with the number of rows
+    tokens_together = 0
+    is_limited = False
+
     def __init__(self, model: CausalLM) -> None:
         self.model = model
         self.ropes = {layer.rope for layer in model.arch.layers if layer.rope}
         self._rows: dict[int, _Row] = {}
         self._next = 0
 
-    def add(self) -> int:
+    def add(self, ids: NDArray[np.int64] | None = None) -> int:
+        """A new, empty row."""
         return self._keep(_Row(RowCache(self.model.arch.num_layers)))
 
     def fork(self, row: int) -> int:
@@ -55,8 +60,21 @@ class TorchSession:
             kept.cache = RowCache(self.model.arch.num_layers)  # its keys were turned for the longer row
         kept.cache.truncate(length)
 
-    def release(self, row: int) -> None:
+    def release(self, row: int, *, keep: bool = False) -> None:
         del self._rows[row]
+
+    def fits(self, lengths: Sequence[int], batch: Sequence[tuple[int, int]] = ()) -> bool:
+        """There is no limit but the machine's."""
+        return True
+
+    def wait(self, lengths: Sequence[int]) -> bool:
+        return False
+
+    def chooser(self, choice: Any, stream: int, ids: NDArray[np.int64]) -> None:
+        """The loop chooses."""
+
+    def advance(self, batch: Any, choosers: Any, max_steps: int) -> Any:
+        raise NotImplementedError("a session without choosers takes steps")
 
     def length(self, row: int) -> int:
         return len(self._rows[row].ids)

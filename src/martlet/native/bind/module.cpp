@@ -1,37 +1,15 @@
 // The extension module: checks what Python hands over, then calls the engine with the interpreter lock released.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/shared_ptr.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
-
 #include <algorithm>
 #include <cstring>
-#include <mutex>
-#include <stdexcept>
 #include <string>
 #include <thread>
 
+#include "bind/bound.hpp"
 #include "bind/measure.hpp"
-#include "graph/step.hpp"
 #include "quant/encode.hpp"
 #include "simd/cpu.hpp"
 
-namespace nb = nanobind;
-using namespace nb::literals;
-using namespace martlet;
-
 namespace {
-
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using FloatRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using OutRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Longs = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
 Kind find_kind(const std::string& name) {
   for (int i = 0; i < kNumKinds; ++i)
@@ -115,7 +93,7 @@ std::shared_ptr<Packed> pack(const std::string& type, Bytes source, int n, int k
   if (num_threads < 1) refuse("num_threads must be at least 1");
   const uint8_t* data = source.data();
   const int64_t* order = rows ? rows->data() : nullptr;
-  nb::gil_scoped_release released;
+  Unlocked unlocked;
   auto packed = std::make_shared<Packed>(make_packed(kind, n, k));
   in_parts(packed->matrix.groups(), num_threads, [&](int begin, int end) {
     for (int row = begin * kRows; row < std::min(end * kRows, n); ++row)
@@ -123,61 +101,6 @@ std::shared_ptr<Packed> pack(const std::string& type, Bytes source, int n, int k
   });
   return packed;
 }
-
-// A model, and the arrays its tables are read from.
-struct BoundModel {
-  std::shared_ptr<Model> model;
-  std::vector<Bytes> kept;
-};
-
-// An engine for one caller at a time.
-struct BoundEngine {
-  std::vector<Bytes> kept;
-  Engine engine;
-  std::mutex busy;
-
-  BoundEngine(const BoundModel& m, const std::string& isa, int num_threads, int64_t max_pages)
-      : kept(m.kept), engine(m.model, find_kernels(isa), num_threads, max_pages) {}
-
-  void step(Ints sequences, Ints counts, Ints tokens, const std::vector<FloatRows>& frequencies, bool wants_all,
-            OutRows logits) {
-    const Arch& a = engine.model().arch;
-    size_t n = sequences.shape(0), at = 0;
-    if (counts.shape(0) != n) refuse("a count for each row");
-    if (frequencies.size() != a.rotated.size()) refuse("a table of frequencies for each rope");
-    for (size_t r = 0; r < frequencies.size(); ++r)
-      if (frequencies[r].shape(0) != n || frequencies[r].shape(1) != size_t(a.rotated[r] / 2))
-        refuse("frequencies must have a row for each row of the batch");
-    std::vector<std::vector<const float*>> of_row(n);
-    std::vector<RowStep> rows;
-    Cache& cache = engine.cache();
-    for (size_t i = 0; i < n; ++i) {
-      int sequence = sequences.data()[i], count = counts.data()[i];
-      if (!cache.has(sequence)) refuse("no row " + std::to_string(sequence));
-      if (std::find(sequences.data(), sequences.data() + i, sequence) != sequences.data() + i)
-        refuse("row " + std::to_string(sequence) + " stands twice in a step");
-      if (count < 1 || at + size_t(count) > tokens.shape(0)) refuse("counts must be at least 1 and add up to the tokens");
-      int64_t end = cache.length(sequence) + count;
-      if (a.position_table && end + a.position_offset > a.position_table)
-        refuse("the table of positions has " + std::to_string(a.position_table - a.position_offset) +
-               " rows; found a row of " + std::to_string(end) + " tokens");
-      if (end >= (int64_t(1) << 24)) refuse("rows have fewer than 2^24 tokens");
-      for (const FloatRows& table : frequencies) of_row[i].push_back(table.data() + i * table.shape(1));
-      rows.push_back({sequence, {tokens.data() + at, size_t(count)}, of_row[i].data(), wants_all});
-      at += size_t(count);
-    }
-    if (at != tokens.shape(0)) refuse("counts must add up to the tokens");
-    for (size_t i = 0; i < at; ++i)
-      if (tokens.data()[i] < 0 || tokens.data()[i] >= a.vocab_size)
-        refuse("token " + std::to_string(tokens.data()[i]) + " is outside the vocabulary");
-    if (logits.shape(0) != (wants_all ? at : n) || logits.shape(1) != size_t(a.vocab_size))
-      refuse("logits must have a row for each place asked for");
-    float* out = logits.data();
-    nb::gil_scoped_release released;
-    std::lock_guard lock(busy);
-    engine.step(rows, out);
-  }
-};
 
 // One instruction set's kernels, for tests.
 struct BoundKernels {
@@ -261,7 +184,7 @@ NB_MODULE(_native, m) {
     if (!is_encoded(kind)) refuse("numbers are not encoded as " + type);
     const float* from = x.data();
     uint8_t* to = out.data();
-    nb::gil_scoped_release released;
+    Unlocked unlocked;
     in_parts(n, std::max(1, num_threads), [&](int begin, int end) {
       for (int r = begin; r < end; ++r) encode_row(kind, from + size_t(r) * size_t(k), k, to + size_t(r) * row_bytes);
     });
@@ -287,35 +210,8 @@ NB_MODULE(_native, m) {
       .def("check", [](const BoundModel& self) { self.model->check(); })
       .def_prop_ro("packed_bytes", [](const BoundModel& self) { return self.model->packed_bytes(); });
 
-  nb::class_<BoundEngine>(m, "Engine")
-      .def("__init__", [](BoundEngine* self, const BoundModel& model, const std::string& isa, int num_threads,
-                          int64_t max_pages) {
-        if (num_threads < 1 || num_threads > 1024) refuse("num_threads must be 1 to 1024");
-        if (max_pages < 0) refuse("max_pages must be 0 (no limit) or more");
-        model.model->check();
-        new (self) BoundEngine(model, isa, num_threads, max_pages);
-      }, "model"_a, "isa"_a = "", "num_threads"_a = 1, "max_pages"_a = 0)
-      .def_prop_ro("isa", [](const BoundEngine& self) { return self.engine.kernels().name; })
-      .def_prop_ro("num_threads", [](const BoundEngine& self) { return self.engine.num_threads(); })
-      .def_prop_ro("cache_bytes", [](BoundEngine& self) {
-        return size_t(self.engine.cache().pages_held()) * self.engine.cache().page_bytes();
-      })
-      .def_prop_ro("workspace_bytes", [](const BoundEngine& self) { return self.engine.workspace_bytes(); })
-      .def("add", [](BoundEngine& self) { return (std::lock_guard(self.busy), self.engine.cache().add()); })
-      .def("fork", [](BoundEngine& self, int row) { return (std::lock_guard(self.busy), self.engine.cache().fork(row)); })
-      .def("truncate", [](BoundEngine& self, int row, int64_t length) {
-        std::lock_guard lock(self.busy);
-        self.engine.cache().truncate(row, length);
-      })
-      .def("release", [](BoundEngine& self, int row) {
-        std::lock_guard lock(self.busy);
-        self.engine.cache().release(row);
-      })
-      .def("length", [](BoundEngine& self, int row) {
-        return (std::lock_guard(self.busy), self.engine.cache().length(row));
-      })
-      .def("step", &BoundEngine::step, "sequences"_a, "counts"_a, "tokens"_a, "frequencies"_a, "wants_all"_a, "logits"_a);
-
+  bind_unlocked(m);
+  bind_engine(m);
   nb::class_<BoundKernels>(m, "Kernels")
       .def(nb::init<const std::string&>())
       .def_prop_ro("name", [](const BoundKernels& self) { return self.k.name; })

@@ -1,5 +1,6 @@
 #include "cache/pages.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -13,7 +14,13 @@ Cache::Cache(int num_heads, int head_dim, int64_t max_pages)
     : num_heads_(num_heads), head_dim_(head_dim), max_pages_(max_pages) {}
 
 Cache::~Cache() {
-  for (uint16_t* page : pages_) std::free(page);
+  trim();
+  for (auto& [page, holders] : holders_) std::free(page);
+}
+
+void Cache::trim() {
+  for (uint16_t* page : free_) std::free(page);
+  free_.clear();
 }
 
 const Cache::Sequence& Cache::at(int sequence) const {
@@ -23,22 +30,25 @@ const Cache::Sequence& Cache::at(int sequence) const {
 }
 Cache::Sequence& Cache::at(int sequence) { return const_cast<Sequence&>(std::as_const(*this).at(sequence)); }
 
-int Cache::add() {
-  sequences_.emplace(next_, Sequence{});
-  return next_++;
-}
+int Cache::add() { return keep({}); }
 
 int Cache::fork(int sequence) {
-  Sequence copy = at(sequence);
-  for (uint16_t* page : copy.pages) ++holders_[page];
-  sequences_.emplace(next_, std::move(copy));
-  return next_++;
+  int row = keep(at(sequence));
+  for (uint16_t* page : at(row).pages) ++holders_.at(page);
+  return row;
+}
+
+int Cache::keep(Sequence sequence) {
+  while (has(next_)) next_ = next_ == INT32_MAX ? 0 : next_ + 1;
+  sequences_.emplace(next_, std::move(sequence));
+  return next_;
 }
 
 void Cache::truncate(int sequence, int64_t length) {
   Sequence& s = at(sequence);
   if (length >= s.length) return;
   s.length = length < 0 ? 0 : length;
+  s.is_cut = s.length % kPage != 0;
   size_t kept = size_t((s.length + kPage - 1) / kPage);
   while (s.pages.size() > kept) drop(s.pages.back()), s.pages.pop_back();
 }
@@ -67,6 +77,8 @@ void Cache::extend(int sequence, int64_t count) {
     drop(s.pages.back());
     s.pages.back() = own;
   }
+  if (count && s.is_cut) clear(s.pages.back(), int(s.length % kPage));
+  s.is_cut &= count == 0;
   size_t before = s.pages.size();
   try {
     while (int64_t(s.pages.size()) * kPage < s.length + count) s.pages.push_back(acquire());
@@ -77,18 +89,32 @@ void Cache::extend(int sequence, int64_t count) {
   s.length += count;
 }
 
+// What was forgotten of a page may be NaN, and is multiplied by zero.
+void Cache::clear(uint16_t* page, int slot) const {
+  for (int h = 0; h < num_heads_; ++h) {
+    uint16_t *keys = page + key_offset(h), *values = page + value_offset(h);
+    for (int d = 0; d < head_dim_; ++d) std::fill(keys + d * kPage + slot, keys + (d + 1) * kPage, uint16_t(0));
+    std::fill(values + size_t(slot) * head_dim_, values + size_t(kPage) * head_dim_, uint16_t(0));
+  }
+}
+
 uint16_t* Cache::acquire() {
   uint16_t* page;
+  free_.reserve(free_.size() + holders_.size() + 1);  // giving a page up must not fail
   if (free_.empty()) {
     page = static_cast<uint16_t*>(std::aligned_alloc(64, (page_bytes() + 63) / 64 * 64));
     if (!page) throw std::bad_alloc();
-    pages_.push_back(page);
   } else {
     page = free_.back();
     free_.pop_back();
   }
+  try {
+    holders_.emplace(page, 1);
+  } catch (...) {
+    std::free(page);
+    throw;
+  }
   std::memset(page, 0, page_bytes());  // positions not yet written are multiplied by zero, so they must be finite
-  holders_[page] = 1;
   return page;
 }
 

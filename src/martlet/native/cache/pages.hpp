@@ -26,7 +26,8 @@ class Cache {
   // Pages that `count` more positions of a sequence would take.
   int64_t pages_needed(int sequence, int64_t count) const;
   int64_t pages_free() const;  // of the limit
-  int64_t pages_held() const { return int64_t(pages_.size() - free_.size()); }
+  int64_t pages_held() const { return int64_t(holders_.size()); }
+  void trim();  // gives unused pages back to the system
   size_t page_bytes() const { return size_t(num_heads_) * 2 * head_dim_ * kPage * sizeof(uint16_t); }
 
   // Makes room for `count` more positions and counts them as held. Throws std::bad_alloc; then nothing has changed.
@@ -40,9 +41,12 @@ class Cache {
   struct Sequence {
     std::vector<uint16_t*> pages;
     int64_t length = 0;
+    bool is_cut = false;  // its last page holds forgotten positions
   };
   const Sequence& at(int sequence) const;
   Sequence& at(int sequence);
+  int keep(Sequence sequence);
+  void clear(uint16_t* page, int slot) const;
   uint16_t* acquire();
   void drop(uint16_t* page);
 
@@ -50,7 +54,7 @@ class Cache {
   int64_t max_pages_;
   std::unordered_map<int, Sequence> sequences_;
   std::unordered_map<uint16_t*, int> holders_;
-  std::vector<uint16_t*> pages_, free_;
+  std::vector<uint16_t*> free_;
 };
 
 }  // namespace martlet

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
+#include <mutex>
 #include <new>
 
 namespace martlet {
@@ -88,10 +90,23 @@ size_t Engine::workspace_bytes() const {
   return bytes;
 }
 
-void Engine::step(std::span<const RowStep> rows, float* logits) {
+int64_t Engine::pages_needed(std::span<const RowStep> rows) const {
   int64_t needed = 0;
   for (const RowStep& row : rows) needed += cache_.pages_needed(row.sequence, int64_t(row.tokens.size()));
-  if (needed > cache_.pages_free()) throw std::bad_alloc();
+  return needed;
+}
+
+void Engine::step(std::span<const RowStep> rows, float* logits) { take(rows, logits, nullptr); }
+
+std::vector<Chosen> Engine::choose(std::span<const RowStep> rows) {
+  std::vector<Chosen> chosen(rows.size());
+  take(rows, nullptr, chosen.data());
+  return chosen;
+}
+
+// Logits of all rows, or what their choosers make of them.
+void Engine::take(std::span<const RowStep> rows, float* logits, Chosen* chosen) {
+  if (pages_needed(rows) > cache_.pages_free()) throw std::bad_alloc();
   std::vector<int64_t> before;
   for (const RowStep& row : rows) before.push_back(cache_.length(row.sequence));
   try {
@@ -115,8 +130,9 @@ void Engine::step(std::span<const RowStep> rows, float* logits) {
         room -= count;
         if (done[r] == row.tokens.size()) first_row = r + 1;
       }
-      run(pass, logits);
-      logits += size_t(num_wanted) * size_t(model_->arch.vocab_size);
+      run(pass, logits, chosen);
+      if (logits) logits += size_t(num_wanted) * size_t(model_->arch.vocab_size);
+      if (chosen) chosen += num_wanted;
     }
   } catch (...) {
     for (size_t r = 0; r < rows.size(); ++r) cache_.truncate(rows[r].sequence, before[r]);
@@ -177,7 +193,7 @@ void apply_norm(const Model& model, const Kernels& k, const Norm& norm, const fl
 
 }  // namespace
 
-void Engine::run(Pass& pass, float* logits) {
+void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
   const Model& m = *model_;
   const Arch& a = m.arch;
   const Kernels& k = kernels_;
@@ -404,7 +420,9 @@ void Engine::run(Pass& pass, float* logits) {
   };
 
   const int V = a.vocab_size, Vp = round_up(V, kRows);
-  float* scores = V == Vp ? logits : s.logits.reserve(size_t(W) * Vp);
+  float* scores = V == Vp && logits ? logits : s.logits.reserve(size_t(W) * Vp);
+  std::exception_ptr failed;
+  std::mutex failing;
 
   team_.run([&](int) {
     Worker work{m, k, team_, s.claims.get()};
@@ -475,9 +493,20 @@ void Engine::run(Pass& pass, float* logits) {
       add_bias(k, m.head, row);
       if (a.logit_scale != 1.0f) k.multiply(row, a.logit_scale, V);
       if (a.logit_softcap != 0.0f) k.softcap(row, a.logit_softcap, V);
-      if (scores != logits) std::memcpy(logits + size_t(i) * V, row, size_t(V) * sizeof(float));
+      if (!chosen) {
+        if (scores != logits) std::memcpy(logits + size_t(i) * V, row, size_t(V) * sizeof(float));
+        return;
+      }
+      const Token& token = pass.tokens[size_t(pass.wanted[size_t(i)])];
+      try {
+        chosen[i] = pass.rows[size_t(token.row)].step->chooser->choose(row, token.position + 1);
+      } catch (...) {
+        std::lock_guard lock(failing);
+        failed = std::current_exception();
+      }
     });
   });
+  if (failed) std::rethrow_exception(failed);
 }
 
 NormKind Engine::norm_of_heads() const {

@@ -9,6 +9,7 @@
 
 #include "cache/pages.hpp"
 #include "graph/model.hpp"
+#include "sampling/choose.hpp"
 #include "threads/pool.hpp"
 
 namespace martlet {
@@ -18,6 +19,7 @@ struct RowStep {
   std::span<const int32_t> tokens;
   const float* const* frequencies;  // of each rope: rotated / 2 angles a position
   bool wants_all;                   // logits of every token, or of the last alone
+  Chooser* chooser = nullptr;       // chooses the next token, for Engine::choose
 };
 
 // Numbers aligned to cache lines; grows, never shrinks.
@@ -48,6 +50,7 @@ class Engine {
   ~Engine();
 
   Cache& cache() { return cache_; }
+  size_t page_bytes() const { return cache_.page_bytes(); }
   const Model& model() const { return *model_; }
   const Kernels& kernels() const { return kernels_; }
   int num_threads() const { return team_.size(); }
@@ -57,10 +60,16 @@ class Engine {
   // computed: then no row has changed.
   void step(std::span<const RowStep> rows, float* logits);
 
+  // A step whose logits each row's chooser reads, on the team's threads; what they chose.
+  std::vector<Chosen> choose(std::span<const RowStep> rows);
+
+  int64_t pages_needed(std::span<const RowStep> rows) const;
+
  private:
   struct Pass;
   struct Space;
-  void run(Pass& pass, float* logits);
+  void take(std::span<const RowStep> rows, float* logits, Chosen* chosen);
+  void run(Pass& pass, float* logits, Chosen* chosen);
   void plan_attention(Pass& pass) const;
   NormKind norm_of_heads() const;
 
