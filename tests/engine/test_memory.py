@@ -1,4 +1,4 @@
-"""Keys and values in a limited memory: rows wait, are read again, share beginnings; the ids stay those without a limit."""
+"""Keys and values in a limited memory: rows wait, are read again, share beginnings; the ids do not change."""
 
 import threading
 
