@@ -14,7 +14,9 @@ from martlet.errors import ArgumentError, MissingDependencyError
 try:
     _loaded: ModuleType | None = importlib.import_module("martlet.engine._native")
     _reason: ImportError | None = None
-    atexit.register(getattr(_loaded, "close"))  # noqa: B009  # no step outlives the interpreter
+    if (_close := getattr(_loaded, "close", None)) is None:
+        raise ImportError("it was compiled from older sources than these")
+    atexit.register(_close)  # no step outlives the interpreter
 except ImportError as error:  # installed where there was no C++ compiler
     _loaded, _reason = None, error
 
