@@ -1,9 +1,9 @@
-"""Training against Hugging Face's Trainer: the same model, rows and steps, each run in a process of its own, alternating.
+"""Training against Hugging Face's Trainer: the same model and rows, each run in a process of its own, alternating.
 
-    python bench/training.py MODEL [--rounds 3] [--steps 4] [--texts FILE] [--only full,mixed]
+    python bench/training.py MODEL [--rounds 3] [--steps 4] [--length 512] [--only full,mixed]
 
 MODEL is a folder or GGUF file. Prints tokens/s (real tokens, medians over the rounds, the first step left out) and peak
-memory of the process, and their ratios. "full": 4 rows of 512 tokens; "mixed": 16 rows of 16 to 512 tokens, long-tailed
+memory of the process, and their ratios. "full": 4 rows of 512 tokens; "mixed": 16 rows of up to 512 tokens, long-tailed
 as chat data is, with only the last third supervised.
 """
 
@@ -22,12 +22,12 @@ from typing import Any
 CASES = ("full", "mixed")
 
 
-def make_rows(case: str, vocab: int, count: int) -> list[dict[str, list[int]]]:
+def make_rows(case: str, vocab: int, count: int, longest: int) -> list[dict[str, list[int]]]:
     """Random ids: speed does not read them."""
     chance = random.Random(1)
     rows = []
     for _ in range(count):
-        length = 512 if case == "full" else min(512, max(16, int(chance.lognormvariate(4.4, 0.9))))
+        length = longest if case == "full" else min(longest, max(8, int(longest * chance.lognormvariate(-1.8, 0.9))))
         ids = [chance.randrange(5, vocab) for _ in range(length)]
         unsupervised = 0 if case == "full" else length * 2 // 3
         rows.append({"input_ids": ids, "labels": [-100] * unsupervised + ids[unsupervised:]})
@@ -49,14 +49,14 @@ class Clock:
         self.times.append(time.perf_counter())
 
 
-def run_ours(model_path: str, case: str, steps: int, batch: int) -> dict[str, float]:
+def run_ours(model_path: str, case: str, steps: int, batch: int, longest: int) -> dict[str, float]:
     import torch
 
     from martlet import AutoModelForCausalLM
     from martlet.training import Trainer, TrainingArguments
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.bfloat16)
-    rows, clock = make_rows(case, model.config.vocab_size, steps * batch), Clock()
+    rows, clock = make_rows(case, model.config.vocab_size, steps * batch, longest), Clock()
     args = TrainingArguments(
         f"/tmp/martlet-bench-{case}", per_device_train_batch_size=batch, max_steps=steps, learning_rate=1e-5,
         save_strategy="no", bf16_update="stochastic", report_html=False, train_sampling_strategy="sequential",
@@ -67,12 +67,12 @@ def run_ours(model_path: str, case: str, steps: int, batch: int) -> dict[str, fl
     return figures(clock, rows, batch)
 
 
-def run_theirs(model_path: str, case: str, steps: int, batch: int) -> dict[str, float]:
+def run_theirs(model_path: str, case: str, steps: int, batch: int, longest: int) -> dict[str, float]:
     import torch
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.bfloat16)
-    rows, clock = make_rows(case, model.config.vocab_size, steps * batch), Clock()
+    rows, clock = make_rows(case, model.config.vocab_size, steps * batch, longest), Clock()
 
     def collate(features: list[dict[str, list[int]]]) -> dict[str, Any]:
         width = max(len(each["input_ids"]) for each in features)
@@ -106,13 +106,14 @@ def main() -> None:
     parser.add_argument("--peer-model", help="the same model where transformers loads it, if MODEL is a GGUF file")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512, help="tokens of the longest row")
     parser.add_argument("--only", default=",".join(CASES))
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
         case = given.only
         run = run_ours if given.side == "ours" else run_theirs
-        print(json.dumps(run(given.model, case, given.steps, 4 if case == "full" else 16)))
+        print(json.dumps(run(given.model, case, given.steps, 4 if case == "full" else 16, given.length)))
         return
     print(f"{'case':8} {'side':8} {'tokens/s':>10} {'peak MB':>10}")
     for case in given.only.split(","):
@@ -121,6 +122,7 @@ def main() -> None:
             for side, runs in found.items():
                 model = given.peer_model if side == "theirs" and given.peer_model else given.model
                 words = [sys.executable, __file__, model, "--side", side, "--only", case, "--steps", str(given.steps)]
+                words += ["--length", str(given.length)]
                 done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
                 runs.append(json.loads(done.stdout.splitlines()[-1]))
         middle = {

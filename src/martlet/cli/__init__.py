@@ -14,6 +14,7 @@ from martlet.errors import ArgumentError, MartletError
 COMMANDS = {
     "generate": "continue a prompt, or answer it",
     "chat": "talk with a model",
+    "train": "train a model as a YAML file says; plan, verify",
     "inspect": "say what a model is and what it needs, without loading it",
     "bench": "measure how fast a model runs here",
     "cache": "show, tidy or clear what martlet.datasets keeps on the disk",

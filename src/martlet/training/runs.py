@@ -49,10 +49,14 @@ def save_run(trainer: Any, progress: Progress, identity: dict[str, Any]) -> Path
     weights = trainer.full_weights()
     aside_shards = _save_shards(trainer, folder) if world.shards and not args.save_only_model else None
 
+    config = None if trainer.run_config is None else dict(trainer.run_config)
+
     def fill(aside: Path) -> None:
         trainer.write_model(aside, weights)
         state.save_to_json(aside / STATE)
-        write_json(aside / RUN, {"identity": identity, "progress": asdict(progress), "world": world.size})
+        write_json(
+            aside / RUN, {"identity": identity, "progress": asdict(progress), "world": world.size, "config": config}
+        )
         if args.save_only_model:
             return
         if aside_shards is not None:

@@ -137,6 +137,7 @@ class Trainer:
             self.is_in_train = False
 
     is_trained = False
+    run_config: Mapping[str, Any] | None = None  # how `martlet train` made this trainer: checkpoints keep it
 
     def fit(self, train_dataset: Any = None, eval_dataset: Any = None) -> Trainer:
         """As `train`, on the datasets given here; returns the trainer."""

@@ -1,0 +1,104 @@
+"""Real processes as torchrun starts them: the same gradients on any number of ranks, shards, lost ranks."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import assert_equal, assert_near
+
+SCRIPT = Path(__file__).with_name("run_script.py")
+
+
+def start_ranks(output, size, **named):
+    """What torchrun does, with the processes at hand to kill one."""
+    words = [f"{name}={json.dumps(value)}" for name, value in named.items()]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent), "MASTER_ADDR": "127.0.0.1"}
+    env |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(size), "GLOO_SOCKET_IFNAME": "lo"}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(output), *words],
+            env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE,
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+
+
+def run_ranks(output, size, **named):
+    for process in start_ranks(output, size, **named):
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()[-3000:]
+    return torch.load(output / f"{named.get('dump', 'end')}.pt"), json.loads(
+        (output / f"{named.get('dump', 'end')}.json").read_text()
+    )
+
+
+STEPS = {"num_train_epochs": 1, "rows": 22, "optim": "sgd", "learning_rate": 0.5, "save_strategy": "no"}
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_gives_the_same_run(tmp_path):
+    """22 rows in steps of 6: the last step has 4 rows, so that ranks stay without any."""
+    alone, history = run_ranks(tmp_path / "1", 1, **STEPS, per_device_train_batch_size=6)
+    for size, batch, accumulation, fsdp in ((2, 1, 3, False), (3, 2, 1, False), (2, 3, 1, True)):
+        ours, found = run_ranks(
+            tmp_path / f"{size}-{batch}", size, **STEPS, per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation, fsdp=fsdp,
+        )  # fmt: skip
+        assert_near(alone, ours, atol=1e-6)
+        losses = [[each["loss"] for each in run[0] if "loss" in each] for run in (history, found)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it(tmp_path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent), "GLOO_SOCKET_IFNAME": "lo"}
+    words = [f"{name}={json.dumps(value)}" for name, value in STEPS.items()]
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT),
+         str(tmp_path / "two"), *words, "per_device_train_batch_size=3"],
+        env=env, check=True, capture_output=True,
+    )  # fmt: skip
+    alone, _ = run_ranks(tmp_path / "one", 1, **STEPS, per_device_train_batch_size=6)
+    assert_near(alone, torch.load(tmp_path / "two" / "end.pt"), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_shards_reload_on_another_number_of_ranks(tmp_path):
+    shared = {
+        "fsdp": True, "max_steps": 6, "save_steps": 3, "optim": "adamw_torch", "rows": 30,
+        "gradient_accumulation_steps": 1,
+    }  # fmt: skip
+    whole, _ = run_ranks(tmp_path / "run", 2, **shared, per_device_train_batch_size=3, dump="whole")
+    resumed = {"resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-3")}
+    again, _ = run_ranks(tmp_path / "run", 2, **shared, **resumed, per_device_train_batch_size=3, dump="two")
+    assert_equal(whole, again)
+    three, _ = run_ranks(tmp_path / "run", 3, **shared, **resumed, per_device_train_batch_size=2, dump="three")
+    assert_near(whole, three, atol=1e-5)
+    alone = {**shared, "fsdp": False}
+    one, _ = run_ranks(tmp_path / "run", 1, **alone, **resumed, per_device_train_batch_size=6, dump="one")
+    assert_near(whole, one, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_lost_rank_ends_the_others(tmp_path):
+    ranks = start_ranks(
+        tmp_path, 2, num_train_epochs=1000, rows=22, per_device_train_batch_size=3, save_steps=5, save_total_limit=2
+    )
+    while not list(tmp_path.glob("checkpoint-*")):
+        assert all(each.poll() is None for each in ranks)
+        time.sleep(0.05)
+    os.kill(ranks[1].pid, signal.SIGKILL)
+    _, error = ranks[0].communicate()
+    ranks[1].communicate()
+    assert ranks[0].returncode == 1
+    assert "LostRankError" in error.decode(), error.decode()[-2000:]
