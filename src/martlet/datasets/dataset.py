@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from martlet.datasets import columns, exporting, making, mapping, planning, reading, saving, shaping, sql
 from martlet.datasets.column import Column
-from martlet.datasets.features import Features, decodes
+from martlet.datasets.features import Features
 from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, python_lists
 from martlet.datasets.info import DatasetInfo
 from martlet.datasets.selection import Positions, Selection, compose, positions, span_of
@@ -211,6 +211,8 @@ class Dataset:
             yield self._get(slice(begin, begin + batch_size), self._form)
 
     def _get(self, key: Any, form: Format) -> Any:
+        if type(key) is int:
+            return self._row(self._number(key), form)
         if isinstance(key, slice | range):
             numbers = range(*key.indices(self.num_rows)) if isinstance(key, slice) else key
             return self._batch(self._numbers(numbers), form)
@@ -253,9 +255,8 @@ class Dataset:
 
     def _named(self, form: Format) -> tuple[list[str], list[int]]:
         """The columns that a format hands out, by name and by number."""
-        names = self._stored.table.column_names
-        wanted = names if form.columns is None or form.with_all else list(form.columns)
-        return wanted, [names.index(name) for name in wanted]
+        names, columns, _ = self._stored.view(None if form.with_all else form.columns)
+        return names, columns
 
     def _lists(self, at: Positions, names: list[str], columns: list[int]) -> list[list[Any]]:
         """Values of rows as Python objects, decoded, a list a column."""
@@ -286,17 +287,12 @@ class Dataset:
 
     def _row(self, number: int, form: Format) -> Any:
         stored = self._stored
-        names, columns = self._named(form)
         if form.kind is None:
+            names, columns, is_decoded = stored.view(None if form.with_all else form.columns)
             row = number if self._selection is None else self._selection.row(number)
-            values = stored.rows.one(row, columns)
-            out = dict(zip(names, values, strict=True))
-            return stored.features.decode_example(out) if self._decodes(names) else out
+            out = dict(zip(names, stored.rows.one(row, columns), strict=True))
+            return stored.features.decode_example(out) if is_decoded else out
         return next(iter(self._formatted_rows(np.array([number]), form)))
-
-    def _decodes(self, names: Iterable[str]) -> bool:
-        features = self._stored.features
-        return any(decodes(features[name]) for name in names)
 
     def _batch(self, at: Positions, form: Format) -> Any:
         names, columns = self._named(form)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from martlet.datasets.encoding import cast_array
-from martlet.datasets.features import Features, arrow_field
+from martlet.datasets.features import Features, arrow_field, decodes
 from martlet.datasets.tables import Rows, open_arrow, plain_table
 from martlet.errors import ArgumentError, DatasetError
 
@@ -33,6 +33,7 @@ class Stored:
     ) -> None:
         self.table, self.features, self.files = table, features, tuple(files)
         self._key = key
+        self._views: dict[tuple[str, ...] | None, tuple[list[str], list[int], bool]] = {}
         self.owner = owner  # what must live as long as the table: a temporary folder
         # The columns' names in the files; None: the table is more than the files one after another.
         self.origin = tuple(table.column_names) if origin == () else origin
@@ -71,6 +72,16 @@ class Stored:
     def rows(self) -> Rows:
         """Access by number."""
         return Rows(self.table)
+
+    def view(self, wanted: tuple[str, ...] | None) -> tuple[list[str], list[int], bool]:
+        """Names and numbers of columns (None: all), and whether any of them is decoded."""
+        found = self._views.get(wanted)
+        if found is None:
+            known = self.table.column_names
+            names = known if wanted is None else list(wanted)
+            is_decoded = any(decodes(self.features[name]) for name in names)
+            found = self._views[wanted] = (names, [known.index(name) for name in names], is_decoded)
+        return found
 
     def columns(self, names: Sequence[str], renamed: Sequence[str] | None = None) -> Stored:
         """Some columns, in this order, renamed."""

@@ -271,9 +271,9 @@ def _reader_of(array: pa.Array) -> Any:
 
 def _offsets(array: pa.Array, buffer: pa.Buffer | None, is_large: bool) -> np.ndarray[Any, Any]:
     if buffer is None or not buffer.size:
-        return np.zeros(1, np.int64)
-    offsets = np.frombuffer(buffer, np.int64 if is_large else np.int32)
-    return offsets[array.offset : array.offset + len(array) + 1]
+        return np.zeros(len(array) + 1, np.int64)
+    end = array.offset + len(array) + 1
+    return np.frombuffer(buffer, np.int64 if is_large else np.int32, end)[array.offset :]
 
 
 def _numpy_view(array: pa.Array) -> tuple[np.ndarray[Any, Any]] | None:
@@ -282,9 +282,9 @@ def _numpy_view(array: pa.Array) -> tuple[np.ndarray[Any, Any]] | None:
     if not (pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)):
         return None
     buffer = array.buffers()[1]
-    if buffer is None:
+    if buffer is None or not buffer.size:
         return (np.zeros(len(array), kind.to_pandas_dtype()),)
-    return (np.frombuffer(buffer, kind.to_pandas_dtype())[array.offset : array.offset + len(array)],)
+    return (np.frombuffer(buffer, kind.to_pandas_dtype(), array.offset + len(array))[array.offset :],)
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,145 @@
+"""num_proc: fresh processes, errors and deaths told with their rows, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from martlet.datasets import Dataset, DatasetDict
+from martlet.datasets.runner import ThisProcess
+from martlet.errors import HashingError, WorkerError
+
+
+@pytest.fixture
+def ds(tmp_path: Path) -> Dataset:
+    Dataset.from_dict({"a": list(range(100))}).save_to_disk(tmp_path / "ds")
+    return Dataset.load_from_disk(tmp_path / "ds")
+
+
+def test_fresh_processes_share_the_rows_and_keep_their_order(ds):
+    out = ds.map(lambda row, rank: {"pid": os.getpid(), "rank": rank, "b": -row["a"]}, num_proc=2, with_rank=True)
+    assert out["b"][:] == [-a for a in range(100)]
+    assert len(set(out["pid"])) == len(set(out["rank"])) == 2 and os.getpid() not in out["pid"][:]
+    assert ds.shuffle(seed=1).filter(lambda row: row["a"] % 2, num_proc=2)["a"][:] == [
+        a for a in ds.shuffle(seed=1)["a"] if a % 2
+    ]
+
+
+def test_rows_in_memory_go_to_workers_too():
+    both = DatasetDict({"train": Dataset.from_dict({"a": [1, 2, 3] * 20}), "test": Dataset.from_dict({"a": [4]})})
+    out = both.map(lambda rows: {"b": rows["a"]}, batched=True, batch_size=7, num_proc=2)
+    assert out["train"]["b"][:] == [1, 2, 3] * 20 and out["test"]["b"][:] == [4]
+
+
+def die(row):
+    if row["a"] == 50:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"b": 1}
+
+
+def test_a_worker_that_dies_ends_the_call(ds):
+    with pytest.raises(WorkerError, match=r"died at rows 48 to 51; found it was ended by SIGKILL, .*memory"):
+        _ = ds.map(die, num_proc=2)[0]
+    with pytest.raises(WorkerError, match=r"ended with code 3"):
+        _ = ds.map(lambda row: os._exit(3) if row["a"] > 8 else {"b": 1}, num_proc=2)[0]
+    assert not _children()
+
+
+def test_an_error_in_a_worker_is_the_error_here(ds):
+    def fails(row):
+        raise KeyError("no such thing") if row["a"] > 90 else ZeroDivisionError if row["a"] < 0 else None
+        return {"b": 1}
+
+    def late(row):
+        return {"b": 1 // (99 - row["a"])}
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        _ = ds.map(late, num_proc=2)[0]
+    assert "In a worker process" in "".join(caught.value.__notes__) and "late" in caught.value.__notes__[0]
+
+
+def test_what_cannot_be_sent_is_named(ds):
+    lock = threading.Lock()
+    with pytest.raises(HashingError, match=r"cannot be sent to worker processes.*lock"):
+        _ = ds.map(lambda row: {"b": lock.locked()}, num_proc=2, cache=False)[0]
+
+
+def test_another_runner_can_do_the_work(ds):
+    class Noting(ThisProcess):
+        parts: tuple = ()
+
+        def run(self, job, parts, on_rows):
+            Noting.parts = tuple(parts)
+            super().run(job, parts, on_rows)
+
+    assert ds.map(lambda row: {"b": row["a"]}, runner=Noting())["b"][:] == list(range(100))
+    assert Noting.parts[0] == (0, 0, 4) and Noting.parts[-1][2] == 100
+
+
+SCRIPT = """
+import os, sys, time
+from martlet.datasets import Dataset
+FACTOR = 2  # of the script itself: workers get it by value, and the script is not run again
+print("started", flush=True)
+def f(row):
+    time.sleep(0.01)
+    return {"b": row["a"] * FACTOR, "pid": os.getpid()}
+ds = Dataset.load_from_disk(sys.argv[1]).map(f, num_proc=2)
+open(sys.argv[2], "w").write("running")
+print(ds["b"][:] == [2 * a for a in range(100)])
+"""
+
+
+def test_a_script_without_a_guard(ds, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "ds", tmp_path / "flag"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "started\nTrue\n" and done.stderr == ""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_or_killed_nothing_stays(ds, tmp_path, how):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(tmp_path / "ds"), str(tmp_path / "flag")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (workers := _children(process.pid)) or not list(
+        Path(os.environ["MARTLET_DATASETS_CACHE"]).rglob("*.arrow")
+    ):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(how)
+    process.wait()
+    while any(Path(f"/proc/{worker}").exists() and "martlet" in _command(worker) for worker in workers):
+        time.sleep(0.01)
+    cache = Path(os.environ["MARTLET_DATASETS_CACHE"])
+    assert not list(cache.glob("??/*/entry.json"))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "started\nTrue\n"
+
+
+def _children(pid: int | None = None) -> list[int]:
+    """Worker processes of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):
+            continue
+        if parent == (pid or os.getpid()) and "martlet.datasets.worker" in _command(int(path.name)):
+            found.append(int(path.name))
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
