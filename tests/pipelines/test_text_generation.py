@@ -492,10 +492,10 @@ def test_prompts_that_cannot_be_continued_are_refused(ours, folder, tmp_path):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("text-generatoin", "must be one of text-generation; found 'text-generatoin'. Is 'text-generation' meant?"),
+        ("text-generatoin", "; found 'text-generatoin'. Is 'text-generation' meant?"),
         ("summarization", "found 'summarization'. Use text-generation with a chat model."),
         ("sumarization", "found 'sumarization'. Use text-generation with a chat model."),
-        ("image-classification", "task: must be one of text-generation; found 'image-classification'."),
+        ("image-classification", "zero-shot-classification; found 'image-classification'."),
         (3, "task: must be a string; found int."),
     ],
 )

@@ -5,19 +5,33 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.pipelines.options import KNOWN, unknown_keyword
 
-TASKS = ("text-generation",)
+# task -> its file, its class there, the class its model is loaded with
+FORWARD = {
+    "text-classification": ("text_classification", "TextClassificationPipeline", "AutoModelForSequenceClassification"),
+    "token-classification": ("token_classification", "TokenClassificationPipeline", "AutoModelForTokenClassification"),
+    "fill-mask": ("fill_mask", "FillMaskPipeline", "AutoModelForMaskedLM"),
+    "feature-extraction": ("feature_extraction", "FeatureExtractionPipeline", "AutoModel"),
+    "question-answering": ("question_answering", "QuestionAnsweringPipeline", "AutoModelForQuestionAnswering"),
+    "zero-shot-classification": (
+        "zero_shot_classification",
+        "ZeroShotClassificationPipeline",
+        "AutoModelForSequenceClassification",
+    ),
+}
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+TASKS = ("text-generation", *FORWARD)
 # Hugging Face has these, or had them: what to use instead.
 ELSEWHERE = {
     "conversational": "Use text-generation, and call it with a list of messages.",
     "text2text-generation": "Use text-generation with a chat model.",
     "summarization": "Use text-generation with a chat model.",
     "translation": "Use text-generation with a chat model.",
-    "question-answering": "Use text-generation with a chat model.",
 }
 HUB = ("cache_dir", "local_files_only", "force_download", "subfolder")
 LOADING = (
@@ -50,8 +64,8 @@ def pipeline(
     framework: str | None = None,
     **keywords: Any,
 ) -> Any:
-    """A pipeline for `task` ("text-generation", also where it is None) around `model`: "org/name", a folder, a .gguf
-    file, or a loaded model.
+    """A pipeline for `task` (one of `TASKS`; "text-generation" where it is None) around `model`: "org/name", a folder,
+    a .gguf file, or a loaded model.
 
     `tokenizer` is a name or a tokenizer, by default the model's own. `device` ("cpu", "cuda:1", an index, -1 for the
     CPU) or `device_map` place the model; without them a named model goes to the GPU if there is one. `dtype` (old name
@@ -77,6 +91,8 @@ def pipeline(
     loading |= {"revision": revision, "token": token, "trust_remote_code": trust_remote_code, "config": config}
     loading |= {"device_map": device_map, "dtype": dtype, "torch_dtype": torch_dtype}
     loading = _with_model_kwargs(loading, model_kwargs or {})
+    if task in FORWARD:
+        return _forward_pipeline(task, model, tokenizer, device, loading, pipeline_class, keywords)
     for name in keywords:
         if name not in KNOWN:
             raise unknown_keyword("pipeline", name, [*KNOWN, *_own_keywords()])
@@ -93,17 +109,40 @@ def pipeline(
 
 
 def _check_task(task: str | None) -> str:
-    if task is None:  # every model that loads here is a causal language model
+    if task is None:
         return TASKS[0]
     if not isinstance(task, str):
         raise ArgumentError("task", "must be a string", found=type(task).__name__)
+    task = ALIASES.get(task, task)
     if task in TASKS:
         return task
-    near = difflib.get_close_matches(task, [*TASKS, *ELSEWHERE], 1)
+    near = difflib.get_close_matches(task, [*TASKS, *ALIASES, *ELSEWHERE], 1)
     remedy = ELSEWHERE.get(task, "")
     if not remedy and near:
-        remedy = f"Is {near[0]!r} meant?" if near[0] in TASKS else ELSEWHERE[near[0]]
+        remedy = f"Is {near[0]!r} meant?" if near[0] not in ELSEWHERE else ELSEWHERE[near[0]]
     raise ArgumentError("task", f"must be one of {', '.join(TASKS)}", found=repr(task), remedy=remedy)
+
+
+def _forward_pipeline(
+    task: str, model: Any, tokenizer: Any, device: Any, loading: dict[str, Any], kind: Any, keywords: dict[str, Any]
+) -> Any:
+    """A pipeline of one forward pass an input; a name is loaded with the task's class."""
+    file, class_name, door_name = FORWARD[task]
+    kind = kind or getattr(import_module(f"martlet.pipelines.{file}"), class_name)
+    if isinstance(model, str | os.PathLike):
+        tokenizer = _load_tokenizer(model if tokenizer is None else tokenizer, loading)
+        if isinstance(loading.get("config"), str | os.PathLike):
+            from martlet.auto import AutoConfig
+
+            loading["config"] = AutoConfig.from_pretrained(loading["config"], **_of_hub(loading))
+        if "device_map" not in loading:
+            loading["device_map"] = "auto" if device is None else _device_name(device)
+        room = import_module("martlet.auto" if door_name == "AutoModel" else "martlet.auto_heads")
+        model, device = getattr(room, door_name).from_pretrained(model, **loading), None
+    else:
+        tokenizer = _load_tokenizer(_name_of(model) if tokenizer is None else tokenizer, loading)
+        _say_idle(loading)
+    return kind(model, tokenizer, device=device, **keywords)
 
 
 def _own_keywords() -> list[str]:
