@@ -31,6 +31,8 @@ _MODULES = {
     "Translation": "features",
     "TranslationVariableLanguages": "features",
     "Value": "features",
+    "tokenize": "tokenizing",
+    "tokenize_backend": "tokenizing",
     "DataCollatorForLanguageModeling": "collators",
     "DataCollatorForSeq2Seq": "collators",
     "DataCollatorForTokenClassification": "collators",
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from martlet.datasets.saving import load_from_disk
     from martlet.datasets.slicing import ReadInstruction
     from martlet.datasets.splits import NamedSplit, Split, SplitDict, SplitInfo
+    from martlet.datasets.tokenizing import tokenize, tokenize_backend
 
 
 def __getattr__(name: str) -> Any:
