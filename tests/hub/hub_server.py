@@ -1,11 +1,12 @@
 """The part of the Hub's API that downloads use, over files in memory. Counts requests; can cut, refuse and wait."""
 
+import base64
 import contextlib
 import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Hub:
@@ -39,6 +40,9 @@ class Hub:
             def do_GET(self):
                 hub.answer(self, with_body=True)
 
+            def do_POST(self):
+                hub.take(self)
+
             def log_message(self, *_):
                 pass
 
@@ -61,14 +65,26 @@ class Hub:
         self.requests.append(f"{request.command} {path}")
         if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
             return self.send(request, 401, {"X-Error-Code": "RepoNotFound"})
+        if path in ("/api/datasets", "/api/datasets/"):
+            return self.search(request)
+        if path.startswith("/api/datasets/") and "/revision/" in path:
+            repo, _, revision = path.removeprefix("/api/datasets/").partition("/revision/")
+            return self.find(request, repo, revision, lambda commit, files: self.describe(request, repo, commit, files))
+        if path.startswith("/api/datasets/"):
+            repo, _, revision = path.removeprefix("/api/datasets/").partition("/tree/")
+            revision = revision.partition("/")[0] if not revision.startswith("refs/") else revision
+            return self.find(request, repo, revision or "main", lambda commit, files: self.list(request, files))
         if path.startswith("/api/models/") and "/revision/" in path:
             repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
             return self.find(request, repo, revision, lambda commit, files: self.describe(request, repo, commit, files))
         if path.startswith("/api/models/"):
             repo, _, revision = path.removeprefix("/api/models/").partition("/tree/")
             return self.find(request, repo, revision, lambda commit, files: self.list(request, files))
-        repo, _, rest = path[1:].partition("/resolve/")
+        repo, _, rest = path[1:].removeprefix("datasets/").partition("/resolve/")
         revision, _, name = rest.partition("/")
+        if revision == "refs":  # refs/convert/parquet
+            more = rest.split("/", 3)
+            revision, name = "/".join(more[:3]), more[3]
         return self.find(
             request, repo, revision, lambda commit, files: self.send_file(request, commit, files, name, with_body)
         )
@@ -82,6 +98,55 @@ class Hub:
         if commit not in self.commits[repo]:
             return self.send(request, 404, {"X-Error-Code": "RevisionNotFound"})
         return then(commit, self.commits[repo][commit])
+
+    def search(self, request):
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
+        found = [
+            {"id": repo, "author": repo.partition("/")[0], "tags": [], "downloads": len(repo)}
+            for repo in sorted(self.refs)
+            if asked.get("author") in (None, repo.partition("/")[0]) and asked.get("search", "") in repo
+        ]
+        if asked.get("sort") == "downloads":
+            found.sort(key=lambda each: -each["downloads"])
+        body = json.dumps(found[: int(asked.get("limit", 100))]).encode()
+        self.send(request, 200, {"Content-Type": "application/json"}, body)
+
+    def take(self, request):
+        """Repositories made, and commits whose files come with the request."""
+        path = unquote(urlsplit(request.path).path)
+        self.requests.append(f"POST {path}")
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return self.send(request, 401, {})
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            if repo not in self.refs:
+                self.put(repo, {})
+            return self.send_json(request, {"url": f"{self.url}/datasets/{repo}"})
+        if path == "/api/validate-yaml":
+            return self.send_json(request, {"errors": [], "warnings": []})
+        repo, _, rest = path.removeprefix("/api/datasets/").partition("/preupload/")
+        if rest:
+            modes = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
+            ]
+            return self.send_json(request, {"files": modes})
+        repo, _, branch = path.removeprefix("/api/datasets/").partition("/commit/")
+        files = dict(self.commits[repo][self.refs[repo][branch]])
+        for line in body.splitlines():
+            entry = json.loads(line)
+            if entry["key"] == "file":
+                files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            elif entry["key"] == "deletedFile":
+                files.pop(entry["value"]["path"])
+        commit = self.put(repo, files, branch)
+        return self.send_json(
+            request, {"commitUrl": f"{self.url}/datasets/{repo}/commit/{commit}", "commitOid": commit}
+        )
+
+    def send_json(self, request, value):
+        self.send(request, 200, {"Content-Type": "application/json"}, json.dumps(value).encode())
 
     def list(self, request, files):
         entries = [

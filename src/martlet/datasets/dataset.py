@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from martlet.datasets import columns, exporting, making, mapping, planning, reading, saving, shaping, sql
+from martlet.datasets import columns, exporting, making, mapping, planning, pushing, reading, saving, shaping, sql
 from martlet.datasets.column import Column
 from martlet.datasets.features import Features
 from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, python_lists
@@ -456,6 +456,7 @@ class Dataset:
     to_parquet = exporting.to_parquet
     to_sql = exporting.to_sql
     save_to_disk = saving.save_to_disk
+    push_to_hub = pushing.push_to_hub
     load_from_disk = staticmethod(saving.load_dataset_from_disk)
     from_dict = classmethod(making.from_dict)
     from_list = classmethod(making.from_list)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from martlet.datasets import pushing
 from martlet.datasets.arguments import verb
 from martlet.datasets.dataset import Dataset
 from martlet.datasets.saving import DICT_FILE, _put, save_to_disk
@@ -117,6 +118,8 @@ class DatasetDict(dict[str, Dataset]):
         """From now on batches of all splits go through `transform`."""
         for dataset in self.values():
             dataset.set_transform(transform, columns, output_all_columns)
+
+    push_to_hub = pushing.push_to_hub
 
     @verb
     def save_to_disk(

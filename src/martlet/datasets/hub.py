@@ -12,7 +12,7 @@ from martlet.datasets.files import DataFile
 from martlet.datasets.finding import Config, by_split, guess_splits, pick, read_configs
 from martlet.datasets.load import Found, config_of, find, found_of
 from martlet.datasets.sources.registry import infer_kind
-from martlet.errors import ArgumentError, DatasetNotFoundError, HubError
+from martlet.errors import ArgumentError, DatasetNotFoundError, HubError, OfflineError
 from martlet.hub import Snapshot, open_snapshot
 
 PARQUET_BRANCH = "refs/convert/parquet"  # where the Hub keeps datasets of any form as Parquet
@@ -48,7 +48,11 @@ def in_repository(
 def _opened(path: str, revision: str | None, token: bool | str | None, cache_dir: Any) -> Snapshot:
     hub_cache = os.path.join(cache_dir, "hub") if cache_dir is not None else None
     try:
-        return open_snapshot(path, revision=revision, token=token, cache_dir=hub_cache, kind="dataset")
+        snapshot = open_snapshot(path, revision=revision, token=token, cache_dir=hub_cache, kind="dataset")
+        snapshot.list()
+        return snapshot
+    except OfflineError:
+        raise
     except HubError as problem:
         raise DatasetNotFoundError(path, "is no format, folder, or name on the Hub", found=problem.found) from problem
 
@@ -95,9 +99,11 @@ def _from_parquet_branch(
     streaming: bool,
     names: tuple[str, ...],
 ) -> Found:
-    snapshot = _opened(path, PARQUET_BRANCH, token, cache_dir)
     try:
+        snapshot = _opened(path, PARQUET_BRANCH, token, cache_dir)
         made = snapshot.list()
+        if not _parquet_configs(made):
+            raise DatasetNotFoundError(path, "has no Parquet of the Hub's", found=", ".join(made[:8]) or "no files")
     except HubError as problem:
         found = ", ".join(names[:8]) or "no files"
         raise DatasetNotFoundError(

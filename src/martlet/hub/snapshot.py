@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -227,7 +228,8 @@ def _listing(name: str, remote: _Remote) -> tuple[str, ...]:
             if remote.kind == "dataset":  # files and the commit they are of, in one answer
                 about = api.dataset_info(remote.repo, revision=remote.revision)
                 remote.listing = tuple(sorted(sibling.rfilename for sibling in about.siblings or ()))
-                remote.revision = about.sha or remote.revision
+                if about.sha:
+                    _remember(remote, about.sha)
             else:
                 remote.listing = tuple(sorted(api.list_repo_files(remote.repo, revision=remote.revision)))
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
@@ -235,10 +237,24 @@ def _listing(name: str, remote: _Remote) -> tuple[str, ...]:
     return remote.listing
 
 
-def _cached_files(remote: _Remote) -> tuple[str, ...]:
+def _remember(remote: _Remote, commit: str) -> None:
+    """Take this commit for the revision, and note it where huggingface_hub does, for when there is no network."""
+    if not _is_commit(remote.revision):
+        note = _cache_of(remote) / "refs" / remote.revision
+        with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail here
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(commit)
+    remote.revision = commit
+
+
+def _cache_of(remote: _Remote) -> Path:
     from huggingface_hub import constants
 
-    folder = Path(remote.cache_dir or constants.HF_HUB_CACHE) / f"{remote.kind}s--{remote.repo.replace('/', '--')}"
+    return Path(remote.cache_dir or constants.HF_HUB_CACHE) / f"{remote.kind}s--{remote.repo.replace('/', '--')}"
+
+
+def _cached_files(remote: _Remote) -> tuple[str, ...]:
+    folder = _cache_of(remote)
     ref = folder / "refs" / remote.revision
     commit = ref.read_text().strip() if ref.is_file() else remote.revision
     top = folder / "snapshots" / commit
