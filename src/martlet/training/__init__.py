@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _FILES = {
+    "DPOTrainer": "dpo",
     "DataCollatorForLanguageModeling": "collators",
     "DataCollatorForTokenClassification": "collators",
     "DataCollatorWithPadding": "collators",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         DataCollatorWithPadding,
         default_data_collator,
     )
+    from martlet.training.dpo import DPOTrainer
     from martlet.training.outputs import EvalPrediction, PredictionOutput, TrainOutput
     from martlet.training.peft import (
         LoraConfig,

@@ -27,6 +27,7 @@ class RowReader:
     vocab_size: int = 0
     needs_labels: bool = False  # the objective's labels are a column of their own
     label_names: tuple[str, ...] = LABELS
+    learns_text: bool = False  # the labels of a text are its own tokens
 
     def read(self, row: Any, number: int) -> Any:
         """The sample of row `number`. TrainingDataError says what is wrong with it."""
@@ -65,8 +66,11 @@ class RowReader:
         text, pair = row.pop("text"), row.pop("text_pair", None)
         if not isinstance(text, str):
             raise TrainingDataError(f"row {number}", "the column 'text' must be text", found=type(text).__name__)
-        encoded = self.tokenizer(text, pair) if pair is not None else self.tokenizer(text)
-        return {**dict(encoded), **row}
+        encoded = dict(self.tokenizer(text, pair) if pair is not None else self.tokenizer(text))
+        encoded.pop("attention_mask", None)  # nothing is padded here
+        if self.learns_text:
+            encoded["labels"] = list(encoded["input_ids"])
+        return {**encoded, **row}
 
     def _check(self, sample: Row, number: int) -> None:
         ids = sample.get("input_ids")

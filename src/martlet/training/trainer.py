@@ -23,7 +23,7 @@ from martlet.training.evaluation import evaluation_loop
 from martlet.training.feed import Fetcher, MapFeed, StreamFeed, has_length, lengths_of
 from martlet.training.items import ItemCount, takes_item_count
 from martlet.training.loop import Loop
-from martlet.training.objectives import Objective, find_objective, logits_of
+from martlet.training.objectives import CausalObjective, Objective, find_objective, logits_of
 from martlet.training.optimizers import build_optimizer, builder, parameter_groups
 from martlet.training.order import Order
 from martlet.training.outputs import PredictionOutput, TrainOutput
@@ -308,6 +308,7 @@ class Trainer:
             vocab_size=arch.vocab_size if arch is not None else 0,
             needs_labels=is_training and self.objective.needs_labels and self.data_collator is None,
             label_names=names,
+            learns_text=isinstance(self.objective, CausalObjective) and self.data_collator is None,
         )
 
     def fetcher(self, dataset: Any, is_training: bool) -> Fetcher:

@@ -1,0 +1,151 @@
+"""Rows that cannot be learnt from, runs that cannot go on: each its own error, and what was good stays good."""
+
+import errno
+import os
+
+import pytest
+import torch
+from tiny import make_rows, tiny_model
+from torch import nn
+
+from martlet.errors import ArgumentError, LossError, SaveError, TrainingDataError, UnsupportedError
+from martlet.training import Trainer, TrainingArguments
+from martlet.training.checkpoints import check_checkpoint
+
+
+def train(folder, rows, model=None, **given):
+    shared = {"per_device_train_batch_size": 2, "max_steps": 2, "report_html": False, "disable_tqdm": True}
+    callbacks = given.pop("callbacks", None)
+    eval_rows, metrics = given.pop("eval_dataset", None), given.pop("compute_metrics", None)
+    args = TrainingArguments(folder, **{**shared, "save_strategy": "no", **given})
+    trainer = Trainer(
+        model or tiny_model(), args, train_dataset=rows, eval_dataset=eval_rows, callbacks=callbacks,
+        compute_metrics=metrics,
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+IDS = [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "rows, says",
+    [
+        ([], "must have rows"),
+        ([{"input_ids": []}] * 4, "must have a token"),
+        ([{"input_ids": IDS, "labels": [-100, -100, -100]}] * 4, "must have a supervised token"),
+        ([{"input_ids": [3]}] * 4, "must have a supervised token"),
+        ([{"input_ids": IDS, "labels": [3, 4, 61]}] * 4, "below 61, or -100; found 61"),
+        ([{"input_ids": IDS, "labels": [3, -4, 5]}] * 4, "below 61, or -100; found -4"),
+        ([{"input_ids": IDS, "labels": [3, 4]}] * 4, "a label for each token"),
+        ([{"input_ids": [3, 61]}] * 4, "below the vocabulary of 61; found 61"),
+        ([{"input_ids": list(range(60)) + [1] * 5}] * 4, "context of 64 tokens; found 65"),
+        ([{"input_ids": "abc"}] * 4, "flat list of whole numbers"),
+        ([{"input_ids": [0.5, 1.0]}] * 4, "flat list of whole numbers"),
+        ([{"input_ids": [[1], [2, 3]]}] * 4, "flat list of whole numbers"),
+        ([{"words": "a b"}] * 4, "has no column the model takes; found words"),
+        ([{"text": "a b"}] * 4, "there is no tokenizer"),
+        ([3, 4, 5, 6], "must be a dict of columns"),
+        ([{"input_ids": IDS, "labels": IDS}, {"input_ids": IDS}] * 2, "every row must have the column 'labels'"),
+        ([{"input_ids": IDS, "labels": ["a", "b", "c"]}] * 4, "column 'labels': must hold numbers"),
+    ],
+)
+def test_rows_that_cannot_be_learnt(tmp_path, rows, says):
+    with pytest.raises(TrainingDataError, match=says):
+        train(tmp_path, rows, per_device_train_batch_size=4, max_steps=1)
+
+
+def test_a_stream_says_its_steps(tmp_path):
+    with pytest.raises(TrainingDataError, match="max_steps"):
+        train(tmp_path, iter(make_rows()), max_steps=-1)
+
+
+def test_a_stream_that_ends_before_a_step(tmp_path):
+    class Nothing:
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(TrainingDataError, match="too few"):
+        train(tmp_path, Nothing())
+
+
+def test_a_metric_that_does_not_exist(tmp_path):
+    with pytest.raises(ArgumentError, match="There are epoch, eval_accuracy, eval_loss"):
+        train(
+            tmp_path, make_rows(), eval_dataset=make_rows(3), eval_strategy="steps", eval_steps=1, save_steps=1,
+            save_strategy="steps", metric_for_best_model="f1", load_best_model_at_end=True,
+            compute_metrics=lambda each: {"accuracy": 1.0},
+        )  # fmt: skip
+
+
+def test_a_loss_that_is_not_finite_names_its_samples(tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[60] = float("nan")
+        model.lm_head.weight.data = model.lm_head.weight.detach().nan_to_num()
+    rows = [{"input_ids": [1, 2, 3]}, {"input_ids": [4, 5, 6]}, {"input_ids": [7, 60, 8]}, {"input_ids": [9, 1, 2]}]
+    with pytest.raises(LossError, match=r"finite; found nan\. Samples 2 of rank 0"):
+        train(tmp_path, rows, model, per_device_train_batch_size=4)
+
+
+def test_a_loss_that_explodes(tmp_path):
+    class Jumps(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return loss * (1e4 if self.state.global_step == 7 else 1)
+
+    args = TrainingArguments(tmp_path, max_steps=9, report_html=False, disable_tqdm=True, save_strategy="no",
+                             per_device_train_batch_size=2)  # fmt: skip
+    trainer = Jumps(tiny_model(), args, train_dataset=make_rows(40))
+    with pytest.raises(LossError, match=r"step 8: .*100 times the median"):
+        trainer.train()
+    assert len([each for each in trainer.state.log_history if "loss" in each]) == 0
+
+
+def test_a_disk_that_fills_up_while_saving(tmp_path, monkeypatch):
+    """The checkpoint before is whole, nothing half written stays, and the error says what the system said."""
+    import martlet.training.runs as runs
+
+    save, calls = runs.save_tree, []
+
+    def full(folder, name, tree):
+        calls.append(name)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(folder, name, tree)
+
+    monkeypatch.setattr(runs, "save_tree", full)
+    with pytest.raises(SaveError, match="ENOSPC"):
+        train(tmp_path, make_rows(), save_strategy="steps", save_steps=1, max_steps=3)
+    assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == ["checkpoint-1"]
+    check_checkpoint(tmp_path / "checkpoint-1")
+
+
+def test_all_weights_frozen(tmp_path):
+    model = tiny_model()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ArgumentError, match="every one frozen"):
+        train(tmp_path, make_rows(), model)
+
+
+def test_sequence_to_sequence_is_named(tmp_path):
+    class TinyForConditionalGeneration(nn.Module):
+        def forward(self, input_ids, labels=None): ...
+
+    with pytest.raises(UnsupportedError, match="sequence-to-sequence"):
+        train(tmp_path, make_rows(), TinyForConditionalGeneration())
+
+
+def test_a_model_that_cannot_checkpoint_activations(tmp_path):
+    class Line(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x, labels=None):
+            return {"loss": ((self.weight * x).sum(-1) - labels).square().mean()}
+
+    with pytest.raises(UnsupportedError, match="gradient_checkpointing"):
+        train(tmp_path, [{"x": [1.0, 2.0, 3.0], "labels": 1.0}] * 4, Line(), gradient_checkpointing=True)
