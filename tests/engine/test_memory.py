@@ -100,6 +100,22 @@ def test_a_row_too_large(folder, model):
         run(load(folder, backend="torch"), kv_cache_bytes=10**9)
 
 
+@pytest.mark.parametrize("num_pages", [40, 60, 1000])
+@pytest.mark.parametrize("fields", [{}, {"guidance_scale": 1.5}, {"do_sample": True}])
+def test_beams_wait_for_room(model, num_pages, fields):
+    fields = {"num_beams": 3, "do_sample": False, "max_new_tokens": 20, "num_return_sequences": 2, **fields}
+    want = run(model, **fields)
+    assert run(model, kv_cache_bytes=num_pages * PAGE, **fields) == want
+    with pytest.raises(CacheMemoryError, match="memory for keys and values is exhausted"):
+        run(model, kv_cache_bytes=4 * PAGE, **fields)
+
+
+def test_a_draft_model_without_memory_drafts_nothing(folder, model):
+    draft = load(folder, backend="native", kv_cache_bytes=6 * PAGE)
+    fields = {"do_sample": False, "max_new_tokens": 30}
+    assert run(model, assistant_model=draft, **fields) == run(model, **fields)
+
+
 class Fed:
     """Counts the tokens that sessions of a model feed."""
 

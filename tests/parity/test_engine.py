@@ -77,6 +77,43 @@ def test_a_row_is_itself_whatever_stands_beside_it(folder):
                 assert np.array_equal(alone.step([(row, [11 + step + place])]).logits[0], together[1 + step][place])
 
 
+def test_a_row_in_batches_of_1_7_and_32(folder):
+    """With 1, 2 and 4 threads, whole and in chunks, its beginning shared and read again, in any company."""
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(3, 90, 70).tolist()
+    want = None
+    for threads in (1, 2, 4):
+        model = build(folder, num_threads=threads)
+        if turns(model, len(prompt) + 4):
+            pytest.skip("its first tokens are turned by the length of the row")
+        for size in (1, 7, 32):
+            for chunk, shares in ((70, False), (23, True)):
+                session = model.open_session()
+                others = [rng.integers(3, 90, rng.integers(1, 40)).tolist() for _ in range(size - 1)]
+                if shares:
+                    first = session.add()
+                    session.step([(first, prompt)])
+                    session.release(first, keep=True)
+                    row = session.add(np.array(prompt))
+                    assert session.length(row) == 64
+                else:
+                    row = session.add()
+                held = session.length(row)
+                rows = [session.add() for _ in others]
+                company = list(zip(rows, others, strict=True))
+                got = []
+                for begin in range(held, 70, chunk):
+                    batch = [(row, prompt[begin : begin + chunk]), *company]
+                    rng.shuffle(batch)
+                    got = session.step(batch).logits[[number for number, _ in batch].index(row)]
+                    company = [(number, [5]) for number in rows]
+                after = session.step([*company, (row, [11, 12, 13])], logits="all").logits[-3:]
+                model.rows.forget()
+                found = np.concatenate([got[None], after])
+                want = found if want is None else want
+                assert np.array_equal(found, want), (threads, size, chunk)
+
+
 def test_forks_share_the_past_and_part(folder):
     session = build(folder).open_session()
     first = session.add()

@@ -73,13 +73,17 @@ def find_isa(name: str | None = None) -> str:
 def count_threads(num_threads: int | None = None) -> int:
     """Threads to use: `num_threads`, else MARTLET_NUM_THREADS, else the processors this process may use."""
     given: Any = num_threads if num_threads is not None else os.environ.get("MARTLET_NUM_THREADS")
+    available: int = native().available_processors()
     if given is None or given == "":
-        found: int = native().available_processors()
-        return found
+        return available
     try:
         count = int(given)
     except ValueError:
         count = 0
-    if not 1 <= count <= 1024:
-        raise ArgumentError("num_threads", "must be 1 to 1024", found=given)
+    if not 1 <= count <= 4 * available:
+        raise ArgumentError(
+            "num_threads",
+            f"must be 1 to {4 * available}: at most four for each of the {available} processors this process may use",
+            found=given,
+        )
     return count

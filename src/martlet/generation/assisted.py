@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from martlet.errors import CacheMemoryError
 from martlet.generation.backend import Ids, Session
 from martlet.generation.rows import NO_TOKENS, LiveRow
 
@@ -75,6 +76,16 @@ class DraftModel:
     rows: dict[int, _DraftRow] = field(default_factory=dict)
 
     def propose(self, rows: Sequence[LiveRow]) -> list[Ids]:
+        """Drafts of all rows; none where the draft model's memory is exhausted, and its rows are begun again."""
+        try:
+            return self._propose(rows)
+        except CacheMemoryError:
+            for held in self.rows.values():
+                self.session.release(held.session_row)
+            self.rows.clear()
+            return [NO_TOKENS] * len(rows)
+
+    def _propose(self, rows: Sequence[LiveRow]) -> list[Ids]:
         drafts: list[list[int]] = [[] for _ in rows]
         open_places = [place for place, row in enumerate(rows) if self._budget(row) > 0]
         unread = {place: self._catch_up(rows[place]) for place in open_places}

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from martlet.errors import CacheMemoryError
 from martlet.generation.backend import Floats, Ids, Session
 from martlet.generation.outputs import Records, RowResult
 from martlet.generation.prefill import Prefill, Prefilled, token_states
@@ -19,6 +21,7 @@ from martlet.generation.sampling import choose_without_replacement, highest, uni
 
 # Hugging Face's "no score yet": low enough to lose to any real sum of log probabilities.
 NO_SCORE = np.float32(-1e9)
+PAGE_OF_A_BEAM = 16  # tokens: the page in which a beam leaves the others is copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,24 +172,64 @@ class BeamDecoder:
     prefill_chunk_size: int | None = None
 
     def run(self, requests: Sequence[Request]) -> list[RowResult]:
-        """`plan.num_returned` results a prompt, best first."""
-        prefilled = Prefill(self.session, self.records, self.prefill_chunk_size).run(requests)
-        searches = []
-        for request, past in zip(requests, prefilled, strict=True):
+        """`plan.num_returned` results a prompt, best first. Prompts that memory has no room for wait for others."""
+        waiting, searches = deque(requests), list[PromptBeams]()
+        live: list[PromptBeams] = []
+        while live or waiting:
+            if (admitted := self._admit(waiting, live)) or not live:
+                searches += self._begin(admitted or [waiting.popleft()])
+            live = [search for search in searches if not search.is_done]
+            if live:
+                self._step(live)
+                live = [search for search in live if not search.is_done]
+        return [result for search in searches for result in search.results()]
+
+    def _admit(self, waiting: deque[Request], live: Sequence[PromptBeams]) -> list[Request]:
+        """The next prompts whose beams fit to their ends beside the live ones, at worst."""
+        lengths: list[int] = []
+        for search in live:
+            new = _most_new(search.request) - search.num_new + PAGE_OF_A_BEAM
+            lengths += [new] * (len(search.rows_W) + len(search.unconditional_W or []))
+        admitted: list[Request] = []
+        while waiting:
+            new = _most_new(waiting[0])
+            pasts = [len(waiting[0].ids_T)]
+            if waiting[0].guidance is not None:
+                pasts.append(len(waiting[0].unconditional_ids()))
+            for past in pasts:
+                lengths += [past + new] + [new + PAGE_OF_A_BEAM] * (self.plan.num_beams - 1)
+            if not self.session.fits(lengths):
+                break
+            admitted.append(waiting.popleft())
+        return admitted
+
+    def _begin(self, requests: Sequence[Request]) -> list[PromptBeams]:
+        reader = Prefill(self.session, self.records, self.prefill_chunk_size)
+        begun = []
+        for request, past in zip(requests, self._patiently(lambda: reader.run(requests)), strict=True):
             search = PromptBeams.begin(request, self.plan, past)
-            searches.append(search)
+            begun.append(search)
             shaped_V = self._shape(search, 0, past.logits_V, past.unconditional_V)
             for beam in range(self.plan.num_beams):
                 self._record(search, beam, past.logits_V, shaped_V, past.hidden_states, past.attentions)
             self._advance(search, [shaped_V] * self.plan.num_beams)
-        while live := [search for search in searches if not search.is_done]:
-            self._step(live)
-        return [result for search in searches for result in search.results()]
+        return begun
 
-    def _step(self, live: list[PromptBeams]) -> None:
+    def _patiently(self, work: Callable[[], Any]) -> Any:
+        """Does it again while other sessions hold the memory it lacks. CacheMemoryError where they do not."""
+        while True:
+            try:
+                return work()
+            except CacheMemoryError:
+                if not self.session.wait([1]):
+                    raise
+
+    def _step(self, live: Sequence[PromptBeams]) -> None:
         batch = [fed for search in live for fed in search.feed()]
-        output = self.session.step(
-            batch, hidden_states=self.records.keeps_hidden_states, attentions=self.records.keeps_attentions
+        output = self._patiently(
+            lambda: self.session.step(
+                batch, hidden_states=self.records.keeps_hidden_states, attentions=self.records.keeps_attentions
+            )
         )
         num_beams, start = self.plan.num_beams, 0
         for search in live:
@@ -242,3 +285,7 @@ def log_softmax(logits_V: Floats) -> Floats:
     with np.errstate(invalid="ignore"):  # infinity gives NaN, which a processor may have been asked to repair
         shifted_V = logits_V - logits_V.max()
         return np.asarray(shifted_V - np.log(np.exp(shifted_V).sum()), dtype=np.float32)
+
+
+def _most_new(request: Request) -> int:
+    return request.max_new_tokens or request.end - len(request.ids_T)

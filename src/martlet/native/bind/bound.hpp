@@ -33,6 +33,10 @@ using Longs = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::
 struct BoundModel {
   std::shared_ptr<Model> model;
   std::vector<Bytes> kept;
+
+  void check_unused() const {
+    if (model.use_count() > 1) refuse("an engine has the model: its weights stay as they are");
+  }
 };
 
 // Without the interpreter lock, as long as this lives. Refused once the interpreter is about to end: whoever comes back

@@ -288,7 +288,7 @@ void bind_engine(nb::module_& m) {
       .def("release", [](BoundEngine& self, int row) { self.hold([&](Cache& c) { c.release(row); }); })
       .def("length", [](BoundEngine& self, int row) { return self.hold([&](Cache& c) { return c.length(row); }); })
       .def("pages_needed", [](BoundEngine& self, int row, int64_t count) {
-        if (count < 0) refuse("count must not be negative");
+        if (count < 0 || count > (1 << 24)) refuse("count must be 0 to 2^24");
         return self.hold([&](Cache& c) { return c.pages_needed(row, count); });
       })
       .def("step", &BoundEngine::step, "sequences"_a, "counts"_a, "tokens"_a, "frequencies"_a, "wants_all"_a, "logits"_a)

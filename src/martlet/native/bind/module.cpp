@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include "bind/bound.hpp"
@@ -58,7 +59,8 @@ Arch read_arch(const nb::dict& d) {
   a.logit_scale = number("logit_scale"), a.logit_softcap = number("logit_softcap");
   for (int size : {a.vocab_size, a.hidden_size, a.intermediate_size, a.num_attention_heads, a.num_key_value_heads,
                    a.head_dim})
-    if (size < 1) refuse("sizes must be at least 1");
+    if (size < 1 || size > (1 << 24)) refuse("sizes must be 1 to 2^24");
+  if (int64_t(a.num_attention_heads) * a.head_dim > (1 << 24)) refuse("heads are too many and too wide");
   if (a.num_attention_heads % a.num_key_value_heads) refuse("num_attention_heads must be a multiple of num_key_value_heads");
   return a;
 }
@@ -75,22 +77,32 @@ size_t bytes_of_row(Kind kind, int k) {
 template <class F> void in_parts(int n, int num_threads, F&& f) {
   std::vector<std::thread> threads;
   int each = (n + num_threads - 1) / num_threads;
-  for (int t = 1; t < num_threads && t * each < n; ++t)
-    threads.emplace_back([&, t] { f(t * each, std::min(n, (t + 1) * each)); });
+  int t = 1;
+  try {
+    for (; t < num_threads && t * each < n; ++t)
+      threads.emplace_back([&f, n, each, t] { f(t * each, std::min(n, (t + 1) * each)); });
+  } catch (const std::system_error&) {  // no more threads: the caller does the rest
+    f(t * each, n);
+  }
   f(0, std::min(n, each));
   for (auto& thread : threads) thread.join();
+}
+
+void check_threads(int num_threads) {
+  if (num_threads < 1 || num_threads > 1024) refuse("num_threads must be 1 to 1024");
 }
 
 std::shared_ptr<Packed> pack(const std::string& type, Bytes source, int n, int k, std::optional<Longs> rows,
                              int num_threads) {
   Kind kind = find_kind(type);
+  if (n < 1 || k < 1) refuse("a matrix has at least one row and one column");
   size_t row_bytes = bytes_of_row(kind, k);
   size_t there = row_bytes ? source.shape(0) / row_bytes : 0;
   if (rows && rows->shape(0) != size_t(n)) refuse("rows must name each row of the matrix");
   if (!rows && there < size_t(n)) refuse("the source is too short");
   for (int i = 0; rows && i < n; ++i)
     if (rows->data()[i] < 0 || size_t(rows->data()[i]) >= there) refuse("rows: out of range");
-  if (num_threads < 1) refuse("num_threads must be at least 1");
+  check_threads(num_threads);
   const uint8_t* data = source.data();
   const int64_t* order = rows ? rows->data() : nullptr;
   Unlocked unlocked;
@@ -145,7 +157,7 @@ struct BoundKernels {
 
 NB_MODULE(_native, m) {
   m.doc() = "The native engine. Only martlet.engine imports this.";
-  m.def("available_processors", &available_processors);
+  m.def("available_processors", &available_processors, "root"_a = "");
   bind_measure(m);
   m.def("instruction_sets", [] {
     std::vector<nb::tuple> out;
@@ -182,10 +194,11 @@ NB_MODULE(_native, m) {
     size_t row_bytes = kind == Kind::BF16 ? size_t(k) * 2 : bytes_of_row(kind, k);
     if (out.shape(0) != row_bytes * size_t(n)) refuse("out has another size");
     if (!is_encoded(kind)) refuse("numbers are not encoded as " + type);
+    check_threads(num_threads);
     const float* from = x.data();
     uint8_t* to = out.data();
     Unlocked unlocked;
-    in_parts(n, std::max(1, num_threads), [&](int begin, int end) {
+    in_parts(n, num_threads, [&](int begin, int end) {
       for (int r = begin; r < end; ++r) encode_row(kind, from + size_t(r) * size_t(k), k, to + size_t(r) * row_bytes);
     });
   });
@@ -195,13 +208,17 @@ NB_MODULE(_native, m) {
         new (self) BoundModel{std::make_shared<Model>(read_arch(arch)), {}};
       })
       .def("set_matrix", [](BoundModel& self, const std::string& name, std::shared_ptr<Packed> packed) {
+        self.check_unused();
         self.model->set_matrix(name, std::move(packed));
       })
       .def("set_vector", [](BoundModel& self, const std::string& name, Floats values) {
+        self.check_unused();
         self.model->set_vector(name, Vector(values.data(), values.data() + values.shape(0)));
       })
       .def("set_table", [](BoundModel& self, const std::string& name, const std::string& type, Bytes source, int rows,
                            int columns) {
+        self.check_unused();
+        if (rows < 1 || columns < 1) refuse("a table has at least one row and one column");
         Table table{find_kind(type), source.data(), rows, columns, bytes_of_row(find_kind(type), columns)};
         if (source.shape(0) < table.row_bytes * size_t(rows)) refuse(name + ": the source is too short");
         self.model->set_table(name, table);

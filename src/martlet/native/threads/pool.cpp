@@ -23,39 +23,68 @@ inline void relax() {
 }
 
 // Waits until `value` is no longer `old`.
-void wait_while(std::atomic<uint32_t>& value, uint32_t old) {
-  for (int i = 0; i < kSpins; ++i) {
+void wait_while(std::atomic<uint32_t>& value, uint32_t old, int spins) {
+  for (int i = 0; i < spins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
     relax();
   }
   value.wait(old, std::memory_order_acquire);
 }
 
-double cgroup_quota() {  // processors, or infinity
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (v2 >> quota >> period && quota != "max" && period > 0) return std::stod(quota) / period;
-  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double micros = -1;
-  if (v1_quota >> micros && v1_period >> period && micros > 0 && period > 0) return micros / period;
+// Processors a group may use, by `quota` and `period` in microseconds; infinity without a limit.
+double read_quota(const std::string& quota_file, const std::string& period_file) {
+  std::ifstream quota(quota_file), period(period_file);
+  double allowed = -1, each = 0;
+  if (quota_file == period_file) {
+    if (quota >> allowed >> each && allowed > 0 && each > 0) return allowed / each;  // "max 100000" is no number
+  } else if (quota >> allowed && period >> each && allowed > 0 && each > 0) {
+    return allowed / each;
+  }
   return INFINITY;
+}
+
+// Of this process's cgroup and all those around it, version 2 and 1. In a container the path may be the host's: what
+// is not there has no limit.
+double cgroup_quota(const std::string& root) {
+  double least = INFINITY;
+  std::ifstream groups(root + "/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",", path = line.substr(second + 1);
+    bool is_v2 = controllers == ",,";
+    if (!is_v2 && controllers.find(",cpu,") == std::string::npos) continue;
+    std::string mount = root + "/sys/fs/cgroup" + (is_v2 ? "" : "/cpu");
+    for (bool is_top = false; !is_top;) {
+      while (!path.empty() && path.back() == '/') path.pop_back();
+      is_top = path.empty();
+      std::string folder = mount + path;
+      least = std::min(least, is_v2 ? read_quota(folder + "/cpu.max", folder + "/cpu.max")
+                                    : read_quota(folder + "/cpu.cfs_quota_us", folder + "/cpu.cfs_period_us"));
+      path.erase(is_top ? 0 : path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
+    }
+  }
+  return least;
 }
 
 }  // namespace
 
-int available_processors() {
+int available_processors(const std::string& root) {
   int count = int(std::thread::hardware_concurrency());
 #ifdef __linux__
   cpu_set_t mask;
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) count = CPU_COUNT(&mask);
 #endif
-  double quota = cgroup_quota();
+  double quota = cgroup_quota(root);
   if (quota < count) count = int(std::ceil(quota));
   return std::max(count, 1);
 }
 
-Team::Team(int num_threads) : num_threads_(num_threads) { start(); }
+// Threads that outnumber the processors must not keep each other from them.
+Team::Team(int num_threads)
+    : num_threads_(num_threads), spins_(num_threads > available_processors() ? 0 : kSpins) {
+  start();
+}
 
 Team::~Team() {
   if (process_ != getpid()) {
@@ -75,14 +104,24 @@ void Team::abandon() {
 }
 
 void Team::start() {
+  try {
+    for (int i = 1; i < num_threads_; ++i) threads_.emplace_back([this, i] { work(i); });
+  } catch (...) {  // the system has no more threads
+    stops_ = true;
+    round_.fetch_add(1, std::memory_order_release);
+    round_.notify_all();
+    for (auto& thread : threads_) thread.join();
+    threads_.clear();
+    stops_ = false, round_ = 0;
+    throw;
+  }
   process_ = getpid();
-  for (int i = 1; i < num_threads_; ++i) threads_.emplace_back([this, i] { work(i); });
 }
 
 void Team::work(int thread) {
   uint32_t seen = 0;
   while (true) {
-    wait_while(round_, seen);
+    wait_while(round_, seen, spins_);
     ++seen;
     if (stops_) return;
     (*job_)(thread);
@@ -111,7 +150,7 @@ void Team::meet() {
     passed_.fetch_add(1, std::memory_order_release);
     passed_.notify_all();
   } else {
-    wait_while(passed_, now);
+    wait_while(passed_, now, spins_);
   }
 }
 

@@ -4,13 +4,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace martlet {
 
-// Processors this process may use at once: its affinity mask, cut by the cgroup's quota; at least 1.
-int available_processors();
+// Processors this process may use at once: its affinity mask, cut by the quotas of its cgroups; at least 1. `root` is
+// put before /proc and /sys.
+int available_processors(const std::string& root = "");
 
 class Team {
  public:
@@ -33,7 +35,7 @@ class Team {
   void abandon();
   void work(int thread);
 
-  int num_threads_;
+  int num_threads_, spins_;
   int process_ = 0;
   std::vector<std::thread> threads_;
   const std::function<void(int)>* job_ = nullptr;
