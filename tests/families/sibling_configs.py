@@ -137,6 +137,7 @@ NUM_PARAMETERS = {
     "distilbert/distilbert-base-uncased": 66_985_530,
     "distilbert/distilbert-base-uncased-finetuned-sst-2-english": 66_955_010,
     "FacebookAI/roberta-base": 124_697_433,
+    "FacebookAI/xlm-roberta-base": 278_295_186,
     "openai-community/gpt2": 124_439_808,
     "openai-community/gpt2-medium": 354_823_168,
     "openai-community/gpt2-large": 774_030_080,

@@ -45,7 +45,7 @@ def test_sizes(pair: tuple[Arch, Any]) -> None:
     assert arch.num_attention_heads == heads
     assert arch.num_key_value_heads == first(config, "num_key_value_heads", default=heads)
     assert arch.head_dim == first(config, "head_dim", default=config.hidden_size // heads)
-    unused = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    unused = config.pad_token_id + 1 if config.model_type.endswith("roberta") else 0
     assert arch.max_position_embeddings == config.max_position_embeddings - unused
     ffn = first(config, "intermediate_size", "ffn_dim", "hidden_dim", "n_inner", default=4 * config.hidden_size)
     assert arch.intermediate_size == ffn

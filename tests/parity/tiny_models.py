@@ -108,6 +108,7 @@ TINY_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
         SMALL_BERT | {"hidden_act": "gelu_new", "type_vocab_size": 3},
     ),
     "roberta": ("roberta", SMALL_BERT | {"pad_token_id": 1, "type_vocab_size": 1}),
+    "xlm-roberta": ("xlm-roberta", SMALL_BERT | {"pad_token_id": 1, "type_vocab_size": 1}),
     "distilbert": (
         "distilbert",
         {

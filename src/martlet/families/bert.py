@@ -137,6 +137,7 @@ def _like_roberta(model_type: str, classes: tuple[str, str]) -> None:
 
 
 _like_roberta("roberta", ("RobertaModel", "RobertaForMaskedLM"))
+_like_roberta("xlm-roberta", ("XLMRobertaModel", "XLMRobertaForMaskedLM"))  # other tokens and names of classes
 
 
 DISTILBERT_RULES = (

@@ -109,9 +109,10 @@ def _whole_numbers(values: Any, subject: str) -> np.ndarray[Any, Any]:
 
 def taken_columns(model: Any, label_names: Sequence[str]) -> frozenset[str]:
     """Names that the model's `forward` takes, and those of labels."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters pass all on
     names = {
         name
-        for name, each in inspect.signature(model.forward).parameters.items()
+        for name, each in inspect.signature(inner.forward).parameters.items()
         if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
     }
     return frozenset(names | set(label_names))
