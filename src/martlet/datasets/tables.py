@@ -17,6 +17,7 @@ from martlet.datasets.selection import Positions
 from martlet.errors import FormatError
 
 Maker = Callable[[Sequence[Sequence[Any]]], list[dict[str, Any]]]
+FILE_MAGIC = b"ARROW1"  # a stream has none
 FEW = 8  # rows below which a call into Arrow costs more than it saves
 LARGE = 1 << 31  # bytes beyond which 32-bit offsets of one array may overflow
 
@@ -29,11 +30,9 @@ def open_arrow(path: str | os.PathLike[str], *, in_memory: bool = False) -> pa.T
     name = os.fspath(path)
     source = pa.OSFile(name, "rb") if in_memory else pa.memory_map(name, "r")
     try:
-        try:
-            table = pa.ipc.open_stream(source).read_all()
-        except pa.ArrowInvalid:
-            source.seek(0)
-            table = pa.ipc.open_file(source).read_all()
+        is_file = source.read(len(FILE_MAGIC)) == FILE_MAGIC
+        source.seek(0)
+        table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
     except (pa.ArrowException, OSError) as problem:
         reason = str(problem).split("\n")[0]
         raise FormatError(name, "must be an Arrow file", found=reason, remedy="Is it complete?") from problem
