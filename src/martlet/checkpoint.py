@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,6 +16,8 @@ from martlet.families import Config, find_gguf_family
 from martlet.formats import open_weights
 from martlet.formats.files import read_json
 from martlet.formats.gguf import MAGIC
+from martlet.formats.packed import KEY as PACKED_KEY
+from martlet.formats.packed import PackedBlocks, is_packed, read_types
 from martlet.formats.shards import gguf_models, open_gguf, open_shards
 from martlet.formats.tensors import TensorSource
 from martlet.hub import Snapshot, open_snapshot
@@ -55,16 +57,24 @@ _said: set[str] = set()
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Files of one revision and what they say. `gguf` is set where a GGUF file, or all its parts, hold everything."""
+    """Files of one revision and what they say. `gguf` is set where a GGUF file, or all its parts, hold everything.
+
+    `types` are the block types of matrices that a folder keeps as bytes; the config no longer speaks of them.
+    """
 
     snapshot: Snapshot
     config: Config
     gguf: TensorSource | None
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def open_weights(self, use_safetensors: bool | None = None) -> TensorSource:
         """The weights, memory-mapped: all parts of the GGUF, else safetensors, else torch pickles; HubError if none."""
         if self.gguf is not None:
             return self.gguf
+        source = self._open_files(use_safetensors)
+        return PackedBlocks(source, self.types) if self.types else source
+
+    def _open_files(self, use_safetensors: bool | None) -> TensorSource:
         kinds = {None: ("safetensors", "pickle"), True: ("safetensors",), False: ("pickle",)}[use_safetensors]
         for kind in kinds:
             single = self.snapshot.file(SINGLE[kind])
@@ -152,15 +162,21 @@ def open_checkpoint(
     """Opens "org/name", a folder or a .gguf file. `overrides` win over keys of the config; `config` replaces it."""
     snapshot = open_snapshot(name_or_path, **hub)
     gguf = _open_gguf(snapshot, gguf_file)
-    if config is None:
-        config = Config(_config_values(snapshot, gguf), harmless_config_keys=harmless_config_keys)
+    types: dict[str, str] = {}
+    if config is None or (gguf is None and snapshot.file("config.json") is not None):
+        values = _config_values(snapshot, gguf)
+        if gguf is None and is_packed(values):
+            types = read_types(values)
+            del values[PACKED_KEY]
+        if config is None:
+            config = Config(values, harmless_config_keys=harmless_config_keys)
     if overrides:
         config = config.but(**overrides)
     config.name_or_path = os.fspath(name_or_path)
     if trust_remote_code and "auto_map" in config and str(name_or_path) not in _said:
         _said.add(str(name_or_path))
         logger.info("%s names code of its own; martlet has this family and runs none of it", name_or_path)
-    return Checkpoint(snapshot, config, gguf)
+    return Checkpoint(snapshot, config, gguf, types)
 
 
 def _open_gguf(snapshot: Snapshot, gguf_file: str | None) -> TensorSource | None:

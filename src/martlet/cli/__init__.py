@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a model as a YAML file says; plan, verify",
     "inspect": "say what a model is and what it needs, without loading it",
     "bench": "measure how fast a model runs here",
+    "quantize": "make a model smaller, by measured divergence",
     "cache": "show, tidy or clear what martlet.datasets keeps on the disk",
 }
 USAGE, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141  # exit codes; the last two are 128 + the signal's number
