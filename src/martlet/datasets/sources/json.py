@@ -122,6 +122,9 @@ class Json(Source):
         paths = mixed_paths(rows)
         if paths and self.on_mixed_types and not set(paths) <= set(self.json_paths):
             raise Restart({}, f"{_spelled(paths)}: values of different types", paths)
+        built = _by_python(rows, self.types)
+        if built is not None:
+            return built
         for name, kind in self.types.items():
             if pa.types.is_string(kind) and any(isinstance(row.get(name), (int, float)) for row in rows):
                 return self._as_text(rows, name)
@@ -164,7 +167,10 @@ class Json(Source):
             paths = mixed_paths(rows)
             if paths:
                 raise Restart({}, f"{_spelled(paths)}: values of different types", paths) from problem
-            raise broken(file, str(problem)) from problem
+            built = _by_python(rows, {})
+            if built is None:
+                raise broken(file, str(problem)) from problem
+            table = built
         return with_json(table, self.json_paths)
 
     def _whole(self, file: DataFile) -> Iterator[pa.Table]:
@@ -207,6 +213,16 @@ def _arrow(data: bytes, types: dict[str, pa.DataType]) -> pa.Table:
     table = paj.read_json(pa.BufferReader(data), read_options=read, parse_options=parse)
     table.validate(full=True)  # Arrow's parser takes invalid UTF-8 as it is
     return table
+
+
+def _by_python(rows: list[dict[str, Any]], types: dict[str, pa.DataType]) -> pa.Table | None:
+    """The rows without Arrow's parser, which miscounts lists that start with null; None if they have no one type."""
+    names = dict.fromkeys([*types, *(name for row in rows for name in row)])
+    try:
+        columns = {name: pa.array([row.get(name) for row in rows], types.get(name)) for name in names}
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        return None
+    return pa.table(columns)
 
 
 def _dumped(rows: list[dict[str, Any]]) -> bytes:
