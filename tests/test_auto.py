@@ -140,7 +140,7 @@ def test_keywords_that_ask_for_what_always_happens(folder):
 @pytest.mark.parametrize(
     ("keywords", "error", "says"),
     [
-        ({"load_in_8bit": True}, UnsupportedError, "load_in_8bit is not supported. Load a GGUF"),
+        ({"load_in_8bit": True}, UnsupportedError, "load_in_8bit is not supported. Pass quantize="),
         ({"ignore_mismatched_sizes": True}, UnsupportedError, "made up"),
         ({"attn_implementation": "fast"}, ArgumentError, "must be one of eager"),
         ({"devise_map": "cpu"}, ArgumentError, r"'devise_map' is neither a keyword.*Is 'device_map' meant\?"),

@@ -80,7 +80,8 @@ class PeftModel(nn.Module):
             for place, row in enumerate(places):
                 rows[row] = made[place * count : (place + 1) * count]
         width = max(each.shape[1] for each in rows.values())
-        pad = keywords.get("pad_token_id") or self.base_model.config.get("pad_token_id") or 0
+        pads = (keywords.get("pad_token_id"), self.base_model.generation_config.pad_token_id)
+        pad = next((each for each in (*pads, self.base_model.config.get("pad_token_id")) if each is not None), 0)
         return torch.cat(
             [nn.functional.pad(rows[row], (0, width - rows[row].shape[1]), value=pad) for row in sorted(rows)]
         )

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from martlet.errors import ArgumentError
 from martlet.pipelines.inputs import Answers, batches
 from martlet.pipelines.options import unknown_keyword
@@ -146,15 +148,13 @@ class ForwardPipeline:
 
 def softmax(x: Any) -> Any:
     """Over the last axis, of a numpy array."""
-    import numpy as np
-
     shifted = np.exp(x - x.max(-1, keepdims=True))
     return shifted / shifted.sum(-1, keepdims=True)
 
 
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "softmax": softmax,
-    "sigmoid": lambda x: 1 / (1 + __import__("numpy").exp(-x)),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "none": lambda x: x,
 }
 
