@@ -19,7 +19,9 @@ NAMES = [
         "Features",
     ),
     *("Image", "Json", "LargeList", "List", "NamedSplit", "Sequence", "Split", "SplitDict", "SplitInfo", "Translation"),
-    *("TranslationVariableLanguages", "Value"),
+    *("TranslationVariableLanguages", "Value", "DatasetDict", "concatenate_datasets", "interleave_datasets"),
+    *("load_from_disk", "enable_caching", "disable_caching", "is_caching_enabled", "enable_progress_bars"),
+    "disable_progress_bars",
 ]
 
 
