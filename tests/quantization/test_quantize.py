@@ -1,8 +1,8 @@
 """Models made smaller: types by measured divergence, files that others read, failures that leave nothing."""
 
 import copy
-import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -226,13 +226,15 @@ def test_a_gguf_file_that_others_read(gguf_file, tmp_path, to):
 
 
 def test_llama_cpp_reads_it(gguf_file, tmp_path):
-    if importlib.util.find_spec("llama_cpp") is None:
-        pytest.skip("llama-cpp-python is not installed")
+    from martlet.bench.peers import PEERS, why_absent
     from martlet.bench.run import Worker
 
+    python = os.environ.get("MARTLET_PEER_PYTHON", sys.executable)
+    if reason := why_absent(PEERS["llama.cpp"], python):
+        pytest.skip(reason)
     out = tmp_path / "out.gguf"
     run(gguf_file, out)
-    worker, ids = Worker("llama.cpp"), list(range(3, 40))
+    worker, ids = Worker("llama.cpp", python), list(range(3, 40))
     try:
         worker.ask(do="load", model=str(out), threads=1, context=256, rows=1, options={})
         shape = worker.ask(do="logits", ids=ids, path=str(tmp_path / "logits"))["shape"]

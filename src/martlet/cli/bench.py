@@ -244,9 +244,7 @@ def _start_peers(
     for name in peers:
         peer = PEERS[name]
         if peer.needs_gguf and not model.endswith(".gguf"):
-            problems.append(
-                f"{name} is left out: it reads GGUF files alone. Make one: martlet quantize --out FILE.gguf"
-            )
+            problems.append(f"{name} is left out: it reads GGUF files alone")
             continue
         absent = why_absent(peer, arguments.peer_python)
         if absent:
