@@ -14,6 +14,9 @@ _FILES = {
     "PeftModel": "peft",
     "PredictionOutput": "outputs",
     "TaskType": "peft",
+    "TextClassifier": "estimators",
+    "TextRegressor": "estimators",
+    "TokenClassifier": "estimators",
     "TrainOutput": "outputs",
     "Trainer": "trainer",
     "TrainerCallback": "callbacks",
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
         default_data_collator,
     )
     from martlet.training.dpo import DPOTrainer
+    from martlet.training.estimators import TextClassifier, TextRegressor, TokenClassifier
     from martlet.training.outputs import EvalPrediction, PredictionOutput, TrainOutput
     from martlet.training.peft import (
         LoraConfig,
