@@ -99,9 +99,17 @@ def test_what_is_refused(folder):
         TextClassifier(folder).predict(["a"])
 
 
+MEANINGFUL = {
+    "check_estimator_cloneable", "check_estimator_tags_renamed", "check_valid_tag_types", "check_estimator_repr",
+    "check_no_attributes_set_in_init", "check_estimators_unfitted", "check_do_not_raise_errors_in_init_or_set_params",
+    "check_mixin_order", "check_estimators_partial_fit_n_features", "check_supervised_y_no_nan",
+    "check_parameters_default_constructible", "check_get_params_invariance", "check_set_params", "check_fit1d",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", [TextClassifier, TextRegressor])
-def test_check_estimator_as_far_as_text_allows(folder, kind):
-    """Every check runs, as if X could be numbers; those that pass numbers may fail with our own words alone."""
+def test_check_estimator_as_far_as_text_allows(kind):
+    """Every check is run, as if X could be numbers: those that do not fit on numbers must pass."""
 
     class TakesNumbers(kind):
         def __sklearn_tags__(self):
@@ -109,9 +117,5 @@ def test_check_estimator_as_far_as_text_allows(folder, kind):
             tags.input_tags.two_d_array, tags.input_tags.one_d_array, tags.no_validation = True, False, False
             return tags
 
-    results = check_estimator(TakesNumbers(folder, max_steps=1), on_fail=None, on_skip=None)
-    failed = [each for each in results if each["status"] == "failed"]
-    for each in failed:
-        assert "must be text" in str(each["exception"]), each
-    passed = {each["check_name"] for each in results if each["status"] == "passed"}
-    assert {"check_no_attributes_set_in_init", "check_parameters_default_constructible"} <= passed
+    results = check_estimator(TakesNumbers("nowhere", max_steps=1), on_fail=None, on_skip=None)
+    assert {each["check_name"] for each in results if each["status"] == "passed"} >= MEANINGFUL

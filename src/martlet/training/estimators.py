@@ -12,6 +12,7 @@ from martlet.errors import ArgumentError, MissingDependencyError, TrainingDataEr
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted
 except ImportError as problem:
     raise MissingDependencyError("estimators", "need scikit-learn", remedy="pip install scikit-learn") from problem
@@ -102,7 +103,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
 def read_texts(X: Any) -> list[str]:
     """Texts of a list, an array or a column; TrainingDataError for anything else."""
-    texts = list(X.ravel()) if isinstance(X, np.ndarray) else list(X)
+    texts = list(np.asarray(X, object).ravel()) if hasattr(X, "__array__") else list(X)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TrainingDataError(f"X, row {number}", "must be text", found=type(text).__name__)
@@ -126,6 +127,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         """Trains on texts and their classes, of any kind that sorts."""
         texts = read_texts(X)
         _same_length(texts, y)
+        check_classification_targets(y)
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
             raise TrainingDataError("y", "must have two classes", found=f"{len(self.classes_)}")

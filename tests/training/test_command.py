@@ -1,0 +1,88 @@
+"""`martlet train`: a config that is written, planned, trained, gone on with, and verified."""
+
+import json
+
+import pytest
+import yaml
+from test_chats import CHAT, PLAIN, make_tokenizer
+from tiny import tiny_model
+
+from martlet.cli import main
+
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def config(tmp_path):
+    tokenizer = make_tokenizer(PLAIN)
+    folder = tmp_path / "model"
+    tiny_model(vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    rows = [{"messages": CHAT[:3]}, {"messages": CHAT}, {"messages": CHAT[:3]}, {"messages": CHAT}] * 2
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {
+        "model": str(folder),
+        "train_data": str(tmp_path / "rows.jsonl"),
+        "training": {
+            "output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 2, "max_steps": 6, "save_steps": 2,
+            "report_html": False, "disable_tqdm": True, "resume_from_checkpoint": "auto", "learning_rate": 1e-3,
+        },
+    }  # fmt: skip
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(given))
+    return path
+
+
+def test_a_run_from_a_file(config, tmp_path, capsys):
+    assert main(["train", "plan", str(config), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["steps"], plan["rows"], plan["samples_a_step"]) == (6, 8, 2)
+    assert plan["memory_bytes"] > plan["parameters"] * 16
+    assert main(["train", str(config), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["train_loss"] > 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert main(["train", "verify", str(tmp_path / "out" / "checkpoint-4")]) == 0
+    assert "replayed from step 2 to 4" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_was_changed(config, tmp_path, capsys):
+    """Hashes that fit are not enough: the steps are replayed."""
+    from martlet.training.checkpoints import write_manifest
+    from martlet.training.statefile import load_tree, save_tree
+
+    assert main(["train", str(config)]) == 0
+    folder = tmp_path / "out" / "checkpoint-4"
+    tree = load_tree(folder, "optimizer")
+    tree["state"][0]["exp_avg"][0, 0] += 1e-6
+    save_tree(folder, "optimizer", tree)
+    assert main(["train", "verify", str(folder)]) == 2
+    assert "torn" in capsys.readouterr().err
+    write_manifest(folder)
+    assert main(["train", "verify", str(folder)]) == 2
+    assert "optimizer.state.0.exp_avg" in capsys.readouterr().err
+
+
+def test_the_example_is_read(tmp_path, capsys):
+    from martlet.training.config import read_config
+
+    assert main(["train", "init", str(tmp_path / "run.yaml")]) == 0
+    found = read_config(tmp_path / "run.yaml", ["training.learning_rate=1e-4", "dtype=bfloat16"])
+    assert found["training"]["learning_rate"] == 1e-4
+    assert found["dtype"] == "bfloat16"
+    assert main(["train", "init", str(tmp_path / "run.yaml")]) == 2
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (["modle=x"], "has no key 'modle'"),
+        (["training.learning_rat=1"], "learning_rate meant"),
+        (["task=poetry"], "task must be one of"),
+        (["train_data=rows.doc"], "must be one of .jsonl"),
+        (["model"], "must be key=value"),
+    ],
+)
+def test_what_is_refused(config, capsys, changes, says):
+    words = [word for change in changes for word in ("--set", change)]
+    assert main(["train", str(config), *words]) == 2
+    assert says in capsys.readouterr().err
