@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 # Names and the room each lives in, imported when first used: `import martlet` loads no torch and takes milliseconds.
 _ROOMS = {
     "AddedToken": "tokenizers",
+    "AsyncTextIteratorStreamer": "generation",
     "AutoConfig": "auto",
     "AutoModel": "auto",
     "AutoModelForCausalLM": "auto",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         default_data_collator,
     )
     from martlet.generation import (
+        AsyncTextIteratorStreamer,
         GenerationConfig,
         LogitsProcessor,
         LogitsProcessorList,

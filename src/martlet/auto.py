@@ -122,9 +122,11 @@ class AutoModelForCausalLM:
         return model
 
 
-def load_for_generation(name_or_path: str | os.PathLike[str], **keywords: Any) -> Any:
+def load_for_generation(
+    name_or_path: str | os.PathLike[str], *, opened: Checkpoint | None = None, **keywords: Any
+) -> Any:
     """A model that is only generated with: on the native engine alone, without torch, where that gives the same; else
-    what `AutoModelForCausalLM.from_pretrained` gives. Keywords are that one's.
+    what `AutoModelForCausalLM.from_pretrained` gives. Keywords are that one's; `opened` is the checkpoint, if it is.
     """
     backend = _check_backend(keywords.get("backend"))
     if backend is not None or not (has_torch() and is_built()):
@@ -133,7 +135,8 @@ def load_for_generation(name_or_path: str | os.PathLike[str], **keywords: Any) -
         from martlet.inference import open_for_engine
 
         asked = {key: value for key, value in keywords.items() if key not in ("dtype", "torch_dtype", "backend")}
-        prepared = open_for_engine(name_or_path, {**asked, "config": as_config(keywords.get("config"))})
+        asked["config"] = as_config(keywords.get("config"))
+        prepared = open_for_engine(name_or_path, asked, opened)
         dtype = next((keywords[key] for key in ("dtype", "torch_dtype") if keywords.get(key) is not None), "auto")
         if keywords.get("quantize") or _is_for_engine(str(dtype).removeprefix("torch."), prepared.stored):
             model = prepared.build()

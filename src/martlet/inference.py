@@ -101,9 +101,11 @@ class Opened:
         return InferenceModel(self.checkpoint.config, engine, self.name)
 
 
-def open_for_engine(name_or_path: str | os.PathLike[str], keywords: Mapping[str, Any]) -> Opened:
+def open_for_engine(
+    name_or_path: str | os.PathLike[str], keywords: Mapping[str, Any], opened: Checkpoint | None = None
+) -> Opened:
     """`from_pretrained` on the engine, up to the packing: matrices stay as stored, or as `quantize` ("int8", "int4")
-    says.
+    says. `opened` is the checkpoint of these names, if it was opened before.
 
     `num_threads`: all processors this process may use, unless given. `isa` names an instruction set.
     `kv_cache_bytes`: most memory for keys and values, of all that is generated at once; None: no limit. Takes the torch
@@ -117,7 +119,7 @@ def open_for_engine(name_or_path: str | os.PathLike[str], keywords: Mapping[str,
     if not placed <= {"None", "cpu", "auto"}:
         raise DeviceError("device_map", "the native engine runs on the CPU", found=", ".join(sorted(placed)))
     hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
-    opened = open_checkpoint(
+    opened = opened or open_checkpoint(
         name_or_path,
         gguf_file=options["gguf_file"],
         config=options["config"],

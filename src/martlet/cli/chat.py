@@ -47,7 +47,7 @@ def build(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Talks until /exit or the end of input, and returns 0."""
     checkpoint = open_files(arguments)
-    tokenizer = load_tokenizer(arguments)
+    tokenizer = load_tokenizer(arguments, checkpoint)
     if tokenizer.chat_template is None:
         raise ChatTemplateError(
             arguments.model, "has no chat template, which a chat needs", remedy="Use `martlet generate` with it."

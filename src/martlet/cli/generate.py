@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = _read_prompt(arguments.prompt)
     started_s = time.monotonic()
     checkpoint = open_files(arguments)
-    tokenizer = load_tokenizer(arguments)
+    tokenizer = load_tokenizer(arguments, checkpoint)
     ids = _prompt_ids(arguments, tokenizer, prompt)
     if not arguments.truncate_prompt:
         _check_fits(len(ids), checkpoint.arch.max_position_embeddings)

@@ -28,10 +28,14 @@ def open_files(arguments: argparse.Namespace) -> Checkpoint:
     return checkpoint
 
 
-def load_tokenizer(arguments: argparse.Namespace) -> Any:
-    """MODEL's tokenizer."""
+def load_tokenizer(arguments: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Any:
+    """MODEL's tokenizer; of a GGUF file, from its keys as they were read."""
     from martlet.tokenizers.auto import AutoTokenizer
+    from martlet.tokenizers.tokenizer import Tokenizer
 
+    gguf = checkpoint.gguf if checkpoint is not None else None
+    if gguf is not None and (arguments.gguf_file or arguments.model.endswith(".gguf")):
+        return Tokenizer.from_gguf(gguf, arguments.model)
     return AutoTokenizer.from_pretrained(arguments.model, **hub_options(arguments))
 
 
@@ -45,6 +49,7 @@ def load_model(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Any:
             device_map=arguments.device,
             dtype=arguments.dtype,
             backend=None if arguments.backend == "auto" else arguments.backend,
+            opened=checkpoint,
             **hub_options(arguments),
         )
     config = from_file(model.generation_config, is_gguf=checkpoint.gguf is not None)

@@ -91,20 +91,20 @@ class Metadata(Mapping[str, Any]):
 
     def __init__(self, cursor: _Cursor, count: int) -> None:
         self._cursor = cursor
-        self._places: dict[str, tuple[int, int]] = {}  # key -> type code, position
+        self._places: dict[str, tuple[int, int, int]] = {}  # key -> type code, begin and end of the value
         self._values: dict[str, Any] = {}
         for _ in range(count):
             key = cursor.string("a key", MAX_NAME_BYTES)
             if key in self._places:
                 raise cursor.wrong(f"key {key!r}", "may appear only once", "it twice")
             code = cursor.number(_U32, f"key {key!r}")
-            self._places[key] = code, cursor.position
+            begin = cursor.position
             cursor.skip(key, code)
+            self._places[key] = code, begin, cursor.position
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
-            code, position = self._places[key]
-            self._values[key] = self._cursor.value(key, code, position)
+            self._values[key] = self._cursor.value(key, *self._places[key])
         return self._values[key]
 
     def __contains__(self, key: object) -> bool:
@@ -216,15 +216,15 @@ class _Cursor:
             raise self.truncated(subject, position - self.position)
         self.position = position
 
-    def value(self, key: str, code: int, position: int) -> Any:
+    def value(self, key: str, code: int, begin: int, end: int) -> Any:
         """Decode a value that `skip` has passed. The cursor stays where it is."""
-        place, self.position = self.position, position
+        place, self.position = self.position, begin
         try:
-            return self._decode(f"key {key!r}", code)
+            return self._decode(f"key {key!r}", code, end)
         finally:
             self.position = place
 
-    def _decode(self, subject: str, code: int) -> Any:
+    def _decode(self, subject: str, code: int, end: int) -> Any:
         if code == BOOL:
             return self._truth(subject, self.number(_U8, subject))
         if code in _STRUCTS:
@@ -236,9 +236,9 @@ class _Cursor:
             return self.string(subject, self.size)
         item, count = self.number(_U32, subject), self.number(_U64, subject)
         if item == STRING:
-            return self._decode_strings(subject, count)
+            return self._decode_strings(subject, count, end)
         if item == ARRAY:
-            return [self._decode(subject, ARRAY) for _ in range(count)]
+            return [self._decode(subject, ARRAY, end) for _ in range(count)]
         item_type = np.dtype(SCALARS[item])
         begin, self.position = self.position, self.position + count * item_type.itemsize
         if item == BOOL and count and self.array[begin : self.position].max() > 1:
@@ -250,17 +250,17 @@ class _Cursor:
             raise self.wrong(subject, "a truth value must be 0 or 1", value)
         return bool(value)
 
-    def _decode_strings(self, subject: str, count: int) -> list[str]:
-        unpack, data, position = _U64.unpack_from, self.bytes, self.position
-        result = []
+    def _decode_strings(self, subject: str, count: int, end: int) -> list[str]:
+        unpack, data, position = _U64.unpack_from, bytes(self.bytes[self.position : end]), 0
+        result: list[str] = []
         try:
             for _ in range(count):
-                end = position + 8 + unpack(data, position)[0]
-                result.append(str(data[position + 8 : end], "utf-8"))
-                position = end
+                begin = position + 8
+                position = begin + unpack(data, position)[0]
+                result.append(data[begin:position].decode())
         except UnicodeDecodeError as problem:
             raise self.wrong(f"{subject}, item {len(result)}", "must be UTF-8", problem.object[:40]) from problem
-        self.position = position
+        self.position += position
         return result
 
 

@@ -3,12 +3,14 @@ tokenizers' work."""
 
 from __future__ import annotations
 
-import asyncio
 import queue
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from martlet.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import asyncio
 
 DECODE_ARGUMENTS = ("skip_special_tokens", "clean_up_tokenization_spaces")
 REPLACEMENT = "\ufffd"  # how an incomplete character decodes
@@ -118,6 +120,8 @@ class AsyncTextIteratorStreamer(TextStreamer):
     def __init__(
         self, tokenizer: Any, skip_prompt: bool = False, timeout: float | None = None, **decode_kwargs: Any
     ) -> None:
+        import asyncio  # a tenth of what the package takes to import
+
         super().__init__(tokenizer, skip_prompt, **decode_kwargs)
         self.text_queue: asyncio.Queue[str | BaseException | None] = asyncio.Queue()
         self.stop_signal, self.timeout = None, timeout
@@ -141,6 +145,8 @@ class AsyncTextIteratorStreamer(TextStreamer):
         return self
 
     async def __anext__(self) -> str:
+        import asyncio
+
         async with asyncio.timeout(self.timeout):
             value = await self.text_queue.get()
         if isinstance(value, BaseException):
