@@ -19,8 +19,9 @@ from martlet.generation import door
 for room in ("config", "processors", "stopping"):
     pytest.importorskip(f"martlet.generation.{room}")
 from martlet.generation.config import GenerationConfig  # noqa: E402
-from martlet.generation.generate import generate, generate_rows, resolve_config  # noqa: E402
+from martlet.generation.generate import generate, generate_rows  # noqa: E402
 from martlet.generation.outputs import GenerateOutput, Records, compute_transition_scores  # noqa: E402
+from martlet.generation.settings import resolve_config  # noqa: E402
 
 torch = pytest.importorskip("torch")
 PROMPTS = [[3], [5, 6, 7, 8, 9, 10, 11], [1, 2], [3], [20, 4, 4, 4, 21]]
@@ -360,7 +361,7 @@ def test_not_finite_logits_close_the_session():
 
 
 def test_the_context_ends_generation_and_says_so_once(caplog):
-    from martlet.generation import generate as module
+    from martlet.generation import settings as module
 
     module._said.clear()
     model = model_with(max_length=8)
@@ -384,7 +385,7 @@ def test_truncated_prompts_keep_their_last_tokens():
 
 
 def test_idle_sampling_fields_are_logged_once(caplog):
-    from martlet.generation import generate as module
+    from martlet.generation import settings as module
 
     module._said.clear()
     model = model_with()

@@ -25,7 +25,7 @@ from martlet.errors import (
     UnsupportedError,
 )
 from martlet.generation import GenerationConfig
-from martlet.generation import generate as module
+from martlet.generation import settings as module
 from martlet.generation.fields import FIELDS
 from martlet.generation.generate import generate
 

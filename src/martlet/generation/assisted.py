@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from martlet.errors import CacheMemoryError
+from martlet.errors import ArgumentError, CacheMemoryError, UnsupportedError
 from martlet.generation.backend import Ids, Session
+from martlet.generation.config import GenerationConfig
+from martlet.generation.loop import Drafter
 from martlet.generation.rows import NO_TOKENS, LiveRow
 
 Schedule = Literal["constant", "heuristic", "heuristic_transient"]
@@ -154,3 +156,32 @@ class DraftModel:
 def _probability(scores_V: np.ndarray, token: int) -> float:
     weights_V = np.exp(scores_V.astype(np.float64) - float(scores_V.max()))
     return float(weights_V[token] / weights_V.sum())
+
+
+def open_drafter(model: Any, config: GenerationConfig, assistant: Any) -> Drafter | None:
+    if config.prompt_lookup_num_tokens is not None:
+        return PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size or 2)
+    if assistant is None:
+        return None
+    if not hasattr(assistant, "open_session"):
+        raise ArgumentError("assistant_model", "must be a model loaded by martlet", found=type(assistant).__name__)
+    if assistant.arch.vocab_size != model.arch.vocab_size:
+        raise UnsupportedError(
+            "assistant_model",
+            f"its vocabulary must be the model's, {model.arch.vocab_size} ids",
+            found=f"{assistant.arch.vocab_size} ids",
+            remedy="Assistants with another tokenizer are not supported.",
+        )
+
+    def setting(name: str, default: Any) -> Any:
+        values = (getattr(each, name, None) for each in (config, getattr(assistant, "generation_config", None)))
+        return next((value for value in values if value is not None), default)
+
+    return DraftModel(
+        assistant.open_session(),
+        num_tokens=setting("num_assistant_tokens", 20),
+        schedule=setting("num_assistant_tokens_schedule", "constant"),
+        least_confidence=setting("assistant_confidence_threshold", 0.4),
+        context=assistant.arch.max_position_embeddings,
+        prefill_chunk_size=config.prefill_chunk_size,
+    )

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from martlet.errors import ArgumentError, EmptyPromptError, PromptTooLongError, TokenRangeError
 from martlet.generation.backend import Ids
-from martlet.generation.outputs import RowResult, as_array
+from martlet.generation.config import GenerationConfig
+from martlet.generation.outputs import GenerateOutput, Records, RowResult, as_array
+from martlet.generation.settings import eos_ids
 
 Kind = Literal["torch", "numpy", "lists"]
 
@@ -296,3 +298,33 @@ def _span(is_real_T: NDArray[np.bool_]) -> tuple[int, int]:
     """From the first true place to after the last; empty if there is none."""
     places = np.flatnonzero(is_real_T)
     return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+
+
+def pack_output(prompts: Prompts, results: list[RowResult], records: Records, config: GenerationConfig) -> Any:
+    ends = eos_ids(config)
+    pad_id = config.pad_token_id if config.pad_token_id is not None else ends[0] if ends else 0
+    sequences = prompts.pack_sequences(results, pad_id)
+    if not config.return_dict_in_generate:
+        return sequences
+    has_beams = config.num_beams > 1
+    num_running = len(prompts.rows) * (config.num_beams if has_beams else config.num_return_sequences)
+    output = GenerateOutput(
+        sequences,
+        finish_reasons=[result.reason for result in results],
+        num_new_tokens=[len(result.new_ids) for result in results],
+    )
+    if records.keeps_scores:
+        output.scores = prompts.pack_vectors(records.scores, num_running)
+    if records.keeps_logits:
+        output.logits = prompts.pack_vectors(records.logits, num_running)
+    if records.keeps_hidden_states:
+        output.hidden_states = prompts.pack_states(records.hidden_states, num_running)
+    if records.keeps_attentions:
+        output.attentions = prompts.pack_attentions(records.attentions, num_running)
+    if has_beams:
+        if records.keeps_scores:
+            scores = np.array([result.score for result in results], dtype=np.float32)
+            output.sequences_scores = prompts.convert(scores)
+        chosen = [np.array(result.beam_indices) for result in results]
+        output.beam_indices = prompts.convert(pad_right(chosen, -1))
+    return output

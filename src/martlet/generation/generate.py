@@ -1,23 +1,22 @@
 """`generate`, as Hugging Face's users call it, and `generate_rows`, the ragged form under it. The work is in loop.py,
-beams.py and assisted.py; shapes and padding are door.py's."""
+beams.py and assisted.py; shapes and padding are door.py's, what the settings mean settings.py's."""
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from martlet.errors import ArgumentError, EmptyPromptError, UnsupportedError
-from martlet.generation.assisted import DraftModel, PromptLookup
+from martlet.generation.assisted import open_drafter
 from martlet.generation.backend import Ids, Session, Sizes
 from martlet.generation.beams import BeamDecoder, BeamPlan
 from martlet.generation.choice import read_choice
-from martlet.generation.config import OUTPUT_FLAGS, GenerationConfig
+from martlet.generation.config import GenerationConfig
 from martlet.generation.door import (
     Prompts,
     check_call,
@@ -25,34 +24,17 @@ from martlet.generation.door import (
     check_ids,
     check_lengths,
     check_streamer,
-    pad_right,
+    pack_output,
     read_prompts,
 )
-from martlet.generation.loop import Decoder, Drafter
-from martlet.generation.outputs import GenerateOutput, Records, RowResult
+from martlet.generation.loop import Decoder
+from martlet.generation.outputs import Records, RowResult, open_records
 from martlet.generation.processors import build_processors, from_torch_processor, guide
 from martlet.generation.rows import Request
 from martlet.generation.sampling import draw_seed
+from martlet.generation.settings import DEFAULT_NEW_TOKENS, check_modes, eos_ids, resolve_config, say_once, with_length
 from martlet.generation.stopping import build_stops
 from martlet.rope import turns_over
-
-DEFAULT_NEW_TOKENS = 20  # Hugging Face's, when neither max_new_tokens nor max_length is given
-SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-UNSUPPORTED = {
-    "inputs_embeds": "Pass input_ids.",
-    "position_ids": "They follow from attention_mask.",
-    "cache_position": "It follows from attention_mask.",
-    "past_key_values": "Pass the whole sequence as input_ids.",
-    "token_type_ids": "Decoders have none: leave it out.",
-    "encoder_outputs": "Only decoder-only models are supported.",
-    "decoder_input_ids": "Only decoder-only models are supported.",
-    "pixel_values": "Only text is supported.",
-    "input_features": "Only text is supported.",
-    "assistant_tokenizer": "The assistant must share the model's tokenizer.",
-    "custom_generate": "No code is run from a repository; call your function with the model instead.",
-}
-logger = logging.getLogger("martlet")
-_said: set[str] = set()
 
 
 def generate(
@@ -103,7 +85,7 @@ def generate(
             ).rows
         if truncate_prompt:
             _truncate(prompts, config, model.arch.max_position_embeddings)
-        records = _records(config)
+        records = open_records(config)
         results = generate_rows(
             model,
             prompts.rows,
@@ -125,7 +107,7 @@ def generate(
         raise
     if streamer is not None:
         streamer.end()
-    return _pack(prompts, results, records, config)
+    return pack_output(prompts, results, records, config)
 
 
 def generate_rows(
@@ -158,14 +140,14 @@ def generate_rows(
     for rows, name in ((read.rows, "prompt"), (negative or [], "negative prompt")):
         check_ids(rows, model.arch.vocab_size, name)
         check_lengths(rows, model.arch.max_position_embeddings, name)
-    _check_modes(config, assistant_model, on_token, negative)
+    check_modes(config, assistant_model, on_token, negative)
     if num_logprobs is not None and (config.num_beams > 1 or not 0 <= num_logprobs <= model.arch.vocab_size):
         raise ArgumentError("num_logprobs", "must be 0 to the vocabulary's size, without beams", found=num_logprobs)
     processors = [_ours(process) for process in logits_processor]
     drawn_seed: int | None = None
     requests = []
     for place, ids_T in enumerate(read.rows):
-        row = _with_length(config.row(place, len(read.rows)), len(ids_T), place)
+        row = with_length(config.row(place, len(read.rows)), len(ids_T), place)
         request = _request(config, row, place, ids_T, None if negative is None else negative[place], model.arch)
         if row.do_sample and request.seed is None:
             drawn_seed = request.seed = draw_seed() if drawn_seed is None else drawn_seed
@@ -201,44 +183,6 @@ def generate_rows(
             subject="context",
         )
     return results
-
-
-def resolve_config(model: Any, generation_config: Any, fields: Mapping[str, Any]) -> GenerationConfig:
-    """The model's generation config, then what `generation_config` sets, then `fields`: the later win.
-
-    `generation_config` may be ours, Hugging Face's, or a mapping. ArgumentError for an unknown field.
-    """
-    for name, value in fields.items():
-        if name in UNSUPPORTED and value is not None:
-            raise UnsupportedError("generate", f"{name} is not supported", remedy=UNSUPPORTED[name])
-    config = getattr(model, "generation_config", None) or GenerationConfig()
-    if generation_config is not None:
-        config = config.but("generation_config", **_set_fields(generation_config))
-    given = {name: value for name, value in fields.items() if name not in UNSUPPORTED}
-    if given:
-        config = config.but("generate", **given)
-    idle = [name for name in SAMPLING_FIELDS if given.get(name) is not None]
-    if idle and not config.do_sample:
-        say_once(f"generate: {', '.join(idle)} given, but do_sample is False, so the likeliest token is always chosen")
-    unseen = [name for name in OUTPUT_FLAGS if given.get(name)]
-    if unseen and not config.return_dict_in_generate:
-        say_once(f"generate: {', '.join(unseen)} given, but only return_dict_in_generate=True returns them")
-    return config
-
-
-def eos_ids(config: GenerationConfig) -> list[int]:
-    """The ids that end a sequence, none or more; of all rows, for a config that has them row by row."""
-    ids = config.eos_token_id
-    flat = [ids] if not isinstance(ids, list | tuple) else ids
-    nested = [each if isinstance(each, list | tuple) else [each] for each in flat]
-    return [int(each) for row in nested for each in row if each is not None and each >= 0]
-
-
-def say_once(message: str, subject: str = "") -> None:
-    """Logs a message the first time it, or one of its `subject`, is said in this process."""
-    if (subject or message) not in _said:
-        _said.add(subject or message)
-        logger.warning(message)
 
 
 def _request(
@@ -296,41 +240,12 @@ def _run(
                 config.early_stopping,
             )
             return BeamDecoder(session, plan, records, stop, chunk).run(requests)
-        drafter = _drafter(model, config, assistant_model)
+        drafter = open_drafter(model, config, assistant_model)
         return Decoder(session, records, drafter, on_token, stop, chunk).run(requests)
     finally:
         session.close()
         if drafter is not None:
             drafter.close()
-
-
-def _drafter(model: Any, config: GenerationConfig, assistant: Any) -> Drafter | None:
-    if config.prompt_lookup_num_tokens is not None:
-        return PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size or 2)
-    if assistant is None:
-        return None
-    if not hasattr(assistant, "open_session"):
-        raise ArgumentError("assistant_model", "must be a model loaded by martlet", found=type(assistant).__name__)
-    if assistant.arch.vocab_size != model.arch.vocab_size:
-        raise UnsupportedError(
-            "assistant_model",
-            f"its vocabulary must be the model's, {model.arch.vocab_size} ids",
-            found=f"{assistant.arch.vocab_size} ids",
-            remedy="Assistants with another tokenizer are not supported.",
-        )
-
-    def setting(name: str, default: Any) -> Any:
-        values = (getattr(each, name, None) for each in (config, getattr(assistant, "generation_config", None)))
-        return next((value for value in values if value is not None), default)
-
-    return DraftModel(
-        assistant.open_session(),
-        num_tokens=setting("num_assistant_tokens", 20),
-        schedule=setting("num_assistant_tokens_schedule", "constant"),
-        least_confidence=setting("assistant_confidence_threshold", 0.4),
-        context=assistant.arch.max_position_embeddings,
-        prefill_chunk_size=config.prefill_chunk_size,
-    )
 
 
 def _read_inputs(model: Any, inputs: Any, input_ids: Any, mask: Any, config: GenerationConfig) -> Prompts:
@@ -374,56 +289,6 @@ def _negative_rows(negative: Sequence[Sequence[int] | Ids] | None, num_rows: int
     return rows * num_rows if len(rows) == 1 else rows
 
 
-def _with_length(row: GenerationConfig, num_prompt: int, place: int) -> GenerationConfig:
-    """The row's config with `max_new_tokens` settled."""
-    if row.max_new_tokens is not None:
-        _check_least(row, num_prompt, row.max_new_tokens)
-        return row
-    num_new = DEFAULT_NEW_TOKENS if row.max_length is None else row.max_length - num_prompt
-    if num_new < 1:
-        raise ArgumentError(
-            f"prompt row {place}",
-            f"max_length ({row.max_length}) counts the prompt and must be greater than its {num_prompt} tokens",
-            remedy="Raise it, or set max_new_tokens.",
-        )
-    _check_least(row, num_prompt, num_new)
-    return row.but("max_length", max_new_tokens=num_new, max_length=None)
-
-
-def _check_least(row: GenerationConfig, num_prompt: int, num_new: int) -> None:
-    """ArgumentError if one call asks for more tokens than it allows; a log line if one of the two was a default."""
-    name = "min_length" if row.min_new_tokens is None else "min_new_tokens"
-    least = (row.min_length or 0) - num_prompt if row.min_new_tokens is None else row.min_new_tokens
-    if least <= num_new:
-        return
-    rule = f"asks for {least} new tokens, and at most {num_new} are allowed"
-    if row.origin(name) == "generate" == row.origin("max_new_tokens"):
-        raise ArgumentError(name, rule, remedy="Raise max_new_tokens.")
-    say_once(f"{name} {rule}", subject=name)
-
-
-def _check_modes(config: GenerationConfig, assistant: Any, on_token: Any, negative: Any) -> None:
-    beams, returned = config.num_beams, config.num_return_sequences
-    drafts = assistant is not None or config.prompt_lookup_num_tokens is not None
-    if negative is not None and config.guidance_scale in (None, 1.0):
-        say_once("generate: negative_prompt_ids given, but without a guidance_scale other than 1 they change nothing")
-    if beams > 1 and returned > beams:
-        raise ArgumentError("num_return_sequences", f"must be at most num_beams ({beams})", found=returned)
-    if beams == 1 and returned > 1 and not config.do_sample:
-        raise ArgumentError(
-            "num_return_sequences",
-            "must be 1 for greedy decoding, which has one result",
-            found=returned,
-            remedy="Set do_sample=True or num_beams.",
-        )
-    if beams > 1 and drafts:
-        raise ArgumentError("num_beams", "must be 1 with an assistant or prompt lookup", found=beams)
-    if beams > 1 and on_token is not None:
-        raise ArgumentError("num_beams", "must be 1 to stream: beams change until the end", found=beams)
-    if assistant is not None and config.prompt_lookup_num_tokens is not None:
-        raise ArgumentError("generate", "takes assistant_model or prompt_lookup_num_tokens, not both")
-
-
 def _open_stream(streamer: Any, prompts: Prompts, config: GenerationConfig) -> Callable[[int, int], None]:
     """Puts the prompt `(1, T)`; returns what puts the tokens `(1,)` after it."""
     num_rows = len(prompts.rows) * config.num_return_sequences
@@ -436,51 +301,3 @@ def _open_stream(streamer: Any, prompts: Prompts, config: GenerationConfig) -> C
 def _ours(process: Callable[..., Any]) -> Callable[..., Any]:
     """Hugging Face's processors take tensors `(1, T)` and `(1, V)`; one marked `takes_numpy` arrays `(T,)`, `(V,)`."""
     return process if getattr(process, "takes_numpy", False) else from_torch_processor(process)
-
-
-def _set_fields(config: Any) -> dict[str, Any]:
-    if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
-        raise ArgumentError("generation_config", "must be a GenerationConfig or a dict", found=type(config).__name__)
-    fields = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _records(config: GenerationConfig) -> Records:
-    if not config.return_dict_in_generate:
-        return Records()
-    return Records(
-        keeps_scores=bool(config.output_scores),
-        keeps_logits=bool(config.output_logits),
-        keeps_hidden_states=bool(config.output_hidden_states),
-        keeps_attentions=bool(config.output_attentions),
-    )
-
-
-def _pack(prompts: Prompts, results: list[RowResult], records: Records, config: GenerationConfig) -> Any:
-    ends = eos_ids(config)
-    pad_id = config.pad_token_id if config.pad_token_id is not None else ends[0] if ends else 0
-    sequences = prompts.pack_sequences(results, pad_id)
-    if not config.return_dict_in_generate:
-        return sequences
-    has_beams = config.num_beams > 1
-    num_running = len(prompts.rows) * (config.num_beams if has_beams else config.num_return_sequences)
-    output = GenerateOutput(
-        sequences,
-        finish_reasons=[result.reason for result in results],
-        num_new_tokens=[len(result.new_ids) for result in results],
-    )
-    if records.keeps_scores:
-        output.scores = prompts.pack_vectors(records.scores, num_running)
-    if records.keeps_logits:
-        output.logits = prompts.pack_vectors(records.logits, num_running)
-    if records.keeps_hidden_states:
-        output.hidden_states = prompts.pack_states(records.hidden_states, num_running)
-    if records.keeps_attentions:
-        output.attentions = prompts.pack_attentions(records.attentions, num_running)
-    if has_beams:
-        if records.keeps_scores:
-            scores = np.array([result.score for result in results], dtype=np.float32)
-            output.sequences_scores = prompts.convert(scores)
-        chosen = [np.array(result.beam_indices) for result in results]
-        output.beam_indices = prompts.convert(pad_right(chosen, -1))
-    return output

@@ -83,6 +83,18 @@ class Records:
             _at(self.attentions, step)[row] = [as_array(layer).copy() for layer in attentions]
 
 
+def open_records(config: Any) -> Records:
+    """What a generation config asks to keep."""
+    if not config.return_dict_in_generate:
+        return Records()
+    return Records(
+        keeps_scores=bool(config.output_scores),
+        keeps_logits=bool(config.output_logits),
+        keeps_hidden_states=bool(config.output_hidden_states),
+        keeps_attentions=bool(config.output_attentions),
+    )
+
+
 def _at(steps: list[dict[int, Any]], step: int) -> dict[int, Any]:
     while len(steps) <= step:
         steps.append({})

@@ -12,8 +12,8 @@ from typing import Any
 from martlet.errors import ArgumentError
 from martlet.generation.config import GenerationConfig
 from martlet.generation.fields import COUNT, FIELDS, FLAG, GENERATE_ARGUMENTS, SIZE, UNSUPPORTED, Rule, one_of
-from martlet.generation.generate import SAMPLING_FIELDS, say_once
-from martlet.generation.generate import UNSUPPORTED as UNSUPPORTED_ARGUMENTS
+from martlet.generation.settings import SAMPLING_FIELDS, say_once
+from martlet.generation.settings import UNSUPPORTED as UNSUPPORTED_ARGUMENTS
 
 CALL, KEYWORD = "call", "pipeline keyword"
 PIPELINE_DEFAULT, LIBRARY_DEFAULT = "pipeline default", "Hugging Face default"

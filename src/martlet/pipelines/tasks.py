@@ -203,7 +203,7 @@ def _device_name(device: Any) -> Any:
 
 def _say_idle(loading: Mapping[str, Any]) -> None:
     """Logs, once, what was asked of the loading of a model that is loaded already."""
-    from martlet.generation.generate import say_once
+    from martlet.generation.settings import say_once
 
     idle = [name for name in loading if name not in ("trust_remote_code", *HUB, "revision", "token", "gguf_file")]
     if idle:

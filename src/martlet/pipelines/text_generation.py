@@ -5,43 +5,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from martlet.errors import ArgumentError, EmptyPromptError, MartletError, PromptTooLongError
 from martlet.generation.config import GenerationConfig
-from martlet.generation.fields import FIELDS
-from martlet.generation.generate import eos_ids
 from martlet.generation.outputs import GenerateOutput
-from martlet.generation.sampling import draw_seed
+from martlet.pipelines.call import Call, Encoded, count_prefixes, cut_config, with_seeds
 from martlet.pipelines.description import Description, describe
 from martlet.pipelines.inputs import Answers, Chat, Inputs, Prompt, batches, read_inputs
-from martlet.pipelines.options import Asked, ReturnType, read_keywords, resolve_generation, resolve_options
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a pipeline, all its settings resolved."""
-
-    options: dict[str, Any]
-    config: GenerationConfig
-    arguments: dict[str, Any]
-    turned_off: dict[str, None]  # fields of the model's own config that this call unset
-    num_prompts: int | None  # None for an iterator
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A prompt as `generate` gets it. `num_prompt` ids of a sequence are not its answer: none of an empty prompt."""
-
-    prompt: Prompt
-    ids: list[int]
-    num_prompt: int
-    num_prefix: int = 0  # tokens of the prefix, which a total length does not count
+from martlet.pipelines.options import Asked, read_keywords, resolve_generation, resolve_options
+from martlet.pipelines.records import Record, build_extras, build_records, continues
 
 
 class TextGenerationPipeline:
@@ -169,13 +142,13 @@ class TextGenerationPipeline:
 
     def _answer(self, prompts: Sequence[Prompt], start: int, call: Call) -> list[list[Record]]:
         """The records of a batch, whose first prompt is number `start` of the call."""
-        config = _cut(call.config, start, len(prompts), call.num_prompts)
+        config = cut_config(call.config, start, len(prompts), call.num_prompts)
         rows = [
             self._encode(prompt, call.options, config.row(place, len(prompts))) for place, prompt in enumerate(prompts)
         ]
-        config = _count_prefixes(config, rows)
+        config = count_prefixes(config, rows)
         arguments = dict(call.arguments)
-        config = _with_seeds(config, len(rows), arguments.pop("generator", None))
+        config = with_seeds(config, len(rows), arguments.pop("generator", None))
         output = self.model.generate(
             [row.ids for row in rows],
             generation_config=config,
@@ -186,11 +159,11 @@ class TextGenerationPipeline:
         )
         sequences = output.sequences if isinstance(output, GenerateOutput) else output
         num_each = len(sequences) // len(rows)
-        extras = _extras(output, rows, num_each) if isinstance(output, GenerateOutput) else [{}] * len(sequences)
+        extras = build_extras(output, rows, num_each) if isinstance(output, GenerateOutput) else [{}] * len(sequences)
         answers = []
         for place, row in enumerate(rows):
             own = slice(place * num_each, (place + 1) * num_each)
-            answers.append(self._records(row, sequences[own], extras[own], call.options, config))
+            answers.append(build_records(self.tokenizer, row, sequences[own], extras[own], call.options, config))
         return answers
 
     def _encode(self, prompt: Prompt, options: dict[str, Any], config: GenerationConfig) -> Encoded:
@@ -222,10 +195,10 @@ class TextGenerationPipeline:
         return Encoded(prompt, [config.bos_token_id], 0)
 
     def _encode_chat(self, chat: Chat, options: dict[str, Any], keywords: dict[str, Any]) -> Any:
-        continues = _continues(chat, options)
+        goes_on = continues(chat, options)
         asked = {
-            "add_generation_prompt": not continues,
-            "continue_final_message": continues,
+            "add_generation_prompt": not goes_on,
+            "continue_final_message": goes_on,
             "tools": options["tools"],
             "documents": options["documents"],
             **keywords,
@@ -253,130 +226,3 @@ class TextGenerationPipeline:
                 remedy="Lower max_new_tokens.",
             )
         return ids[num_new - limit :]
-
-    def _records(
-        self,
-        row: Encoded,
-        sequences: Sequence[list[int]],
-        extras: Sequence[Record],
-        options: dict[str, Any],
-        config: GenerationConfig,
-    ) -> list[Record]:
-        if options["return_type"] is ReturnType.TENSORS:
-            # Hugging Face's are rows of one tensor: the sequences of a prompt have one length.
-            longest = max(map(len, sequences))
-            pad_id = next(iter([*_given(config.pad_token_id), *eos_ids(config), 0]))
-            return [{"generated_token_ids": ids + [pad_id] * (longest - len(ids))} for ids in sequences]
-        records = []
-        for ids, extra in zip(sequences, extras, strict=True):
-            text = self.tokenizer.decode(
-                ids[row.num_prompt :],
-                skip_special_tokens=options["skip_special_tokens"],
-                clean_up_tokenization_spaces=options["clean_up_tokenization_spaces"],
-            )
-            if options["return_type"] is ReturnType.FULL_TEXT:
-                text = _full_text(row.prompt, text, options)
-            records.append({"generated_text": text, **extra})
-        return records
-
-
-def _continues(chat: Chat, options: dict[str, Any]) -> bool:
-    """Whether the answer goes on with the last message: if asked to, else if that is the assistant's."""
-    asked = options["continue_final_message"]
-    return chat.ends_with_assistant if asked is None else bool(asked)
-
-
-def _full_text(prompt: Prompt, answer: str, options: dict[str, Any]) -> Any:
-    if not isinstance(prompt, Chat):
-        return str(prompt) + answer
-    if not _continues(prompt, options):
-        return [*prompt.messages, {"role": "assistant", "content": answer}]
-    last = prompt.messages[-1]
-    content = last["content"]
-    if isinstance(content, list | tuple):  # blocks, of which the template continued the last text
-        place = max(number for number, block in enumerate(content) if "text" in block)
-        block = {**content[place], "text": content[place]["text"] + answer}
-        content = [*content[:place], block, *content[place + 1 :]]
-    else:
-        content = content + answer
-    return [*prompt.messages[:-1], {**last, "content": content}]
-
-
-def _given(value: int | None) -> list[int]:
-    return [] if value is None else [value]
-
-
-def _cut(config: GenerationConfig, start: int, count: int, total: int | None) -> GenerationConfig:
-    """The config of prompts `start` to `start + count`: of lists with one value a prompt, their part."""
-    own: dict[str, Any] = {}
-    for name, value, _ in config.describe():
-        if not FIELDS[name].is_per_row(value):
-            continue
-        if (total is not None and len(value) != total) or len(value) < start + count:
-            prompts = "each prompt" if total is None else f"each of {total} prompts"
-            raise ArgumentError(name, f"must have one value for {prompts}", found=f"{len(value)} values")
-        own[name] = list(value[start : start + count])
-    return config.but("call", **own) if own else config
-
-
-def _with_seeds(config: GenerationConfig, num_rows: int, generator: Any) -> GenerationConfig:
-    """A seed a prompt, so that what is drawn for it does not depend on its batch."""
-    samples = any(config.do_sample) if isinstance(config.do_sample, list) else config.do_sample
-    if not samples or isinstance(config.seed, list):
-        return config
-    if config.seed is not None:
-        return config.but(config.origin("seed"), seed=[config.seed] * num_rows)
-    return config.but("drawn", seed=[_draw(generator) for _ in range(num_rows)])
-
-
-def _draw(generator: Any) -> int:
-    """A seed: from a generator of torch's, numpy's or Python's, or from the one that `set_seed` resets."""
-    if generator is None:
-        return draw_seed()
-    if isinstance(generator, np.random.Generator):
-        return int(generator.integers(0, 2**63))
-    if callable(getattr(generator, "getrandbits", None)):
-        return int(generator.getrandbits(63))
-    if callable(getattr(generator, "initial_seed", None)):
-        import torch
-
-        drawn = torch.randint(0, 2**63 - 1, (1,), generator=generator, device=generator.device)
-        return int(drawn)
-    raise ArgumentError("generator", "must be a torch, numpy or random generator", found=type(generator).__name__)
-
-
-def _count_prefixes(config: GenerationConfig, rows: Sequence[Encoded]) -> GenerationConfig:
-    """Total lengths are those of a prompt without its prefix, so the prefix is added."""
-    if not any(row.num_prefix for row in rows):
-        return config
-    own: dict[str, Any] = {}
-    for place, row in enumerate(rows):
-        settings = config.row(place, len(rows))
-        for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-            value = getattr(settings, total)
-            if value and getattr(settings, new) is None:
-                value += row.num_prefix
-            own.setdefault(total, []).append(value)
-    own = {name: values for name, values in own.items() if any(values)}
-    rivals = {name: getattr(config, name) for name in ("max_new_tokens", "min_new_tokens")}
-    return config.but("prefix", **own, **rivals) if own else config
-
-
-def _extras(output: GenerateOutput, rows: Sequence[Encoded], num_each: int) -> list[Record]:
-    """What `generate` gave beside each sequence, as lists: values a sequence, and scores of its every step."""
-    assert output.num_new_tokens is not None
-    num_sequences = len(rows) * num_each
-    extras: list[Record] = [{} for _ in range(num_sequences)]
-    for name in ("sequences_scores", "beam_indices"):
-        if (values := output.get(name)) is not None:
-            for extra, value in zip(extras, values, strict=True):
-                extra[name] = value.tolist()
-    for name in ("scores", "logits"):
-        steps = output.get(name)
-        if not steps or len(steps[0]) != num_sequences:  # of beams that were not returned
-            continue
-        for place, extra in enumerate(extras):
-            own = slice(place // num_each * num_each, (place // num_each + 1) * num_each)
-            num_steps = max(output.num_new_tokens[own])
-            extra[name] = [step[place].tolist() for step in steps[:num_steps]]
-    return extras
