@@ -34,12 +34,22 @@ def test_every_room_is_on_the_map():
     assert rooms <= named
 
 
+def path_of_a_token():
+    said = README[README.index("The path of a token:") :].split("\n\n")[0]
+    return re.findall(r"`([\w/]+\.(?:py|cpp|hpp))`", said)
+
+
+def test_the_path_is_read_in_an_evening():
+    files = [name for name in path_of_a_token() if not name.startswith("nn/")]
+    assert len(files) >= 7
+    assert sum(len((SOURCE / name).read_text().splitlines()) for name in files) < 2000
+
+
 @pytest.mark.parametrize("backend", ["native", "torch"])
 def test_the_path_of_a_token(backend, tmp_path):
     if backend == "native" and not engine.is_built():
         pytest.skip("the native engine was not compiled")
-    said = README[README.index("The path of a token:") :].split("\n\n")[0]
-    path = re.findall(r"`([\w/]+\.(?:py|cpp|hpp))`", said)
+    path = path_of_a_token()
     native, other = [name for name in path if not name.startswith("nn/")], [n for n in path if n.startswith("nn/")]
     assert all((SOURCE / name).is_file() for name in path)
     wanted = [n for n in native if n.endswith(".py")]

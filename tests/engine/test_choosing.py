@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not engine.is_built(), reason="the native engine
 
 
 def chooser(choice, stream, ids, vocab_size):
-    from martlet.engine.session import EngineChooser
+    from martlet.engine.chooser import EngineChooser
 
     return EngineChooser(choice, stream, np.array(ids, np.int64), vocab_size)
 

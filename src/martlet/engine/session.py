@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from martlet.engine.extension import native
+from martlet.engine.chooser import Chosen, EngineChooser
 from martlet.engine.rows import PAGE, Rows
 from martlet.errors import CacheMemoryError, GenerationError, MartletError, UnsupportedError
 from martlet.rope import frequencies, turns_over
@@ -33,40 +33,6 @@ class EngineStep:
 class _Row:
     number: int  # the engine's
     ids: list[int] = field(default_factory=list)
-
-
-class Chosen(NamedTuple):
-    """A row's next token, or -1 and why there is none; the model's own log probabilities, if they are told."""
-
-    token: int
-    failure: str
-    logprobs: tuple[float, list[tuple[int, float]]] | None
-
-
-class EngineChooser:
-    """A row's choice inside the engine; see native/sampling."""
-
-    def __init__(self, choice: Any, stream: int, ids: NDArray[np.int64], vocab_size: int) -> None:
-        seed = choice.seed or 0
-        self.handle = native().Chooser(
-            vocab_size,
-            greedy=choice.seed is None,
-            seed=(seed % 2**64, (seed >> 64) % 2**64),
-            stream=stream,
-            temperature=choice.temperature,
-            top_k=min(choice.top_k, vocab_size),
-            top_p=choice.top_p,
-            min_p=choice.min_p,
-            repetition_penalty=choice.repetition_penalty,
-            ends=[end for end in choice.ends if 0 <= end < vocab_size],
-            shortest=choice.shortest,
-            longest=choice.longest,
-            num_logprobs=-1 if choice.num_logprobs is None else choice.num_logprobs,
-        )
-        self.handle.learn(ids)
-
-    def choose(self, logits_V: NDArray[np.float32], length: int) -> Chosen:
-        return Chosen(*self.handle.choose(logits_V, length))
 
 
 class EngineSession:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from martlet.errors import ArgumentError, EmptyPromptError, PromptTooLongError, 
 from martlet.generation.backend import Ids
 from martlet.generation.config import GenerationConfig
 from martlet.generation.outputs import GenerateOutput, Records, RowResult, as_array
-from martlet.generation.settings import eos_ids
+from martlet.generation.settings import DEFAULT_NEW_TOKENS, eos_ids
 
 Kind = Literal["torch", "numpy", "lists"]
 
@@ -328,3 +328,53 @@ def pack_output(prompts: Prompts, results: list[RowResult], records: Records, co
         chosen = [np.array(result.beam_indices) for result in results]
         output.beam_indices = prompts.convert(pad_right(chosen, -1))
     return output
+
+
+def truncate_prompts(prompts: Prompts, config: GenerationConfig, context: int) -> None:
+    for place, ids_T in enumerate(prompts.rows):
+        row = config.row(place, len(prompts.rows))
+        num_new = row.max_new_tokens
+        if num_new is None:
+            num_new = DEFAULT_NEW_TOKENS if row.max_length is None else 1
+        if len(ids_T) + num_new > context:
+            prompts.keep_last(place, max(context - num_new, context // 2, 1))
+
+
+def read_negative(negative: Sequence[Sequence[int] | Ids] | None, num_rows: int) -> list[Ids] | None:
+    """One row a prompt; a single one serves all."""
+    if negative is None:
+        return None
+    rows = read_prompts([np.asarray(ids) for ids in negative], name="negative prompts").rows
+    if len(rows) not in (1, num_rows):
+        raise ArgumentError(
+            "negative_prompt_ids",
+            f"must have one row, or one for each of {num_rows} prompts",
+            found=f"{len(rows)} rows",
+        )
+    return rows * num_rows if len(rows) == 1 else rows
+
+
+def open_stream(streamer: Any, prompts: Prompts, config: GenerationConfig) -> Callable[[int, int], None]:
+    """Puts the prompt `(1, T)`; returns what puts the tokens `(1,)` after it."""
+    num_rows = len(prompts.rows) * config.num_return_sequences
+    if num_rows > 1:
+        raise ArgumentError("streamer", "takes one sequence", found=num_rows, remedy="Generate them one at a time.")
+    streamer.put(prompts.convert(prompts.rows[0][None], on_cpu=True))
+    return lambda row, token: streamer.put(prompts.convert(np.array([token]), on_cpu=True))
+
+
+def read_inputs(model: Any, inputs: Any, input_ids: Any, mask: Any, config: GenerationConfig) -> Prompts:
+    if inputs is not None and input_ids is not None:
+        raise ArgumentError("generate", "takes inputs or input_ids, not both")
+    given = input_ids if inputs is None else inputs
+    if given is not None:
+        return read_prompts(given, mask, pad_id=config.pad_token_id, eos_ids=eos_ids(config), name="input_ids")
+    if config.bos_token_id is None:
+        raise EmptyPromptError(
+            "generate", "needs input_ids, for the model has no bos_token_id to begin with", remedy="Pass input_ids."
+        )
+    bos: Any = np.array([[config.bos_token_id]])
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        bos = torch.from_numpy(bos).to(model.device)
+    return read_prompts(bos, mask, name="input_ids")

@@ -3,38 +3,38 @@ beams.py and assisted.py; shapes and padding are door.py's, what the settings me
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from martlet.errors import ArgumentError, EmptyPromptError, UnsupportedError
+from martlet.errors import ArgumentError, UnsupportedError
 from martlet.generation.assisted import open_drafter
-from martlet.generation.backend import Ids, Session, Sizes
+from martlet.generation.backend import Ids, Session
 from martlet.generation.beams import BeamDecoder, BeamPlan
 from martlet.generation.choice import read_choice
 from martlet.generation.config import GenerationConfig
 from martlet.generation.door import (
-    Prompts,
     check_call,
     check_callables,
     check_ids,
     check_lengths,
     check_streamer,
+    open_stream,
     pack_output,
+    read_inputs,
+    read_negative,
     read_prompts,
+    truncate_prompts,
 )
 from martlet.generation.loop import Decoder
 from martlet.generation.outputs import Records, RowResult, open_records
-from martlet.generation.processors import build_processors, from_torch_processor, guide
-from martlet.generation.rows import Request
+from martlet.generation.processors import build_processors, from_torch_processor
+from martlet.generation.rows import Request, open_request
 from martlet.generation.sampling import draw_seed
-from martlet.generation.settings import DEFAULT_NEW_TOKENS, check_modes, eos_ids, resolve_config, say_once, with_length
+from martlet.generation.settings import check_modes, eos_ids, resolve_config, say_once, with_length
 from martlet.generation.stopping import build_stops
-from martlet.rope import turns_over
 
 
 def generate(
@@ -77,14 +77,14 @@ def generate(
         check_call(prefix_allowed_tokens_fn=prefix_allowed_tokens_fn, stop=stop)
         check_streamer(streamer)
         config = resolve_config(model, generation_config, kwargs)
-        prompts = _read_inputs(model, inputs, input_ids, attention_mask, config)
+        prompts = read_inputs(model, inputs, input_ids, attention_mask, config)
         negative = None
         if negative_prompt_ids is not None:
             negative = read_prompts(
                 negative_prompt_ids, negative_prompt_attention_mask, name="negative_prompt_ids"
             ).rows
         if truncate_prompt:
-            _truncate(prompts, config, model.arch.max_position_embeddings)
+            truncate_prompts(prompts, config, model.arch.max_position_embeddings)
         records = open_records(config)
         results = generate_rows(
             model,
@@ -96,7 +96,7 @@ def generate(
             assistant_model=assistant_model,
             negative_prompts=negative,
             tokenizer=tokenizer,
-            on_token=None if streamer is None else _open_stream(streamer, prompts, config),
+            on_token=None if streamer is None else open_stream(streamer, prompts, config),
             stop=stop,
             records=records,
             kv_cache_bytes=kv_cache_bytes,
@@ -136,7 +136,7 @@ def generate_rows(
     config = resolve_config(model, None, {}) if config is None else config
     started_s = time.monotonic()
     read = read_prompts([np.asarray(ids) for ids in prompts], name="prompts")
-    negative = _negative_rows(negative_prompts, len(read.rows))
+    negative = read_negative(negative_prompts, len(read.rows))
     for rows, name in ((read.rows, "prompt"), (negative or [], "negative prompt")):
         check_ids(rows, model.arch.vocab_size, name)
         check_lengths(rows, model.arch.max_position_embeddings, name)
@@ -148,7 +148,7 @@ def generate_rows(
     requests = []
     for place, ids_T in enumerate(read.rows):
         row = with_length(config.row(place, len(read.rows)), len(ids_T), place)
-        request = _request(config, row, place, ids_T, None if negative is None else negative[place], model.arch)
+        request = open_request(config, row, place, ids_T, None if negative is None else negative[place], model.arch)
         if row.do_sample and request.seed is None:
             drawn_seed = request.seed = draw_seed() if drawn_seed is None else drawn_seed
         request.processors = build_processors(
@@ -185,40 +185,6 @@ def generate_rows(
     return results
 
 
-def _request(
-    config: GenerationConfig, row: GenerationConfig, place: int, ids_T: Ids, negative_T: Ids | None, arch: Sizes
-) -> Request:
-    """A row's request but for its processors and stops."""
-    num_sequences = 1 if config.num_beams > 1 else config.num_return_sequences
-    scale = 1.0 if row.guidance_scale is None else row.guidance_scale
-    num_read = len(ids_T) if scale == 1.0 or negative_T is None else max(len(ids_T), len(negative_T))
-    # A prompt that fills the context still has the one token that its last position says.
-    room = max(1, arch.max_position_embeddings - num_read)
-    has_own_seed = (
-        isinstance(config.seed, list | tuple) and row.seed is not None
-    )  # and draws the same whatever its place among the rows
-    return Request(
-        index=place,
-        ids_T=ids_T,
-        end=len(ids_T) + room,
-        max_new_tokens=min(row.max_new_tokens, room),
-        num_sequences=num_sequences,
-        num_eos=len(eos_ids(row)),
-        seed=row.seed if row.do_sample else None,
-        first_stream=0 if has_own_seed else place * num_sequences,
-        guidance=None if scale == 1.0 else partial(guide, scale=scale),
-        negative_ids_T=negative_T,
-        repairs_logits=bool(row.remove_invalid_values),
-        turns_over=_turns_of(arch),
-    )
-
-
-def _turns_of(arch: Any) -> Callable[[int, int], bool]:
-    """Whether a row that grows from one length past another has all its keys turned anew (longrope, dynamic)."""
-    ropes = {layer.rope for layer in getattr(arch, "layers", ()) if layer.rope}
-    return lambda length, grown: any(turns_over(rope, length, grown) for rope in ropes)
-
-
 def _run(
     model: Any,
     session: Session,
@@ -246,56 +212,6 @@ def _run(
         session.close()
         if drafter is not None:
             drafter.close()
-
-
-def _read_inputs(model: Any, inputs: Any, input_ids: Any, mask: Any, config: GenerationConfig) -> Prompts:
-    if inputs is not None and input_ids is not None:
-        raise ArgumentError("generate", "takes inputs or input_ids, not both")
-    given = input_ids if inputs is None else inputs
-    if given is not None:
-        return read_prompts(given, mask, pad_id=config.pad_token_id, eos_ids=eos_ids(config), name="input_ids")
-    if config.bos_token_id is None:
-        raise EmptyPromptError(
-            "generate", "needs input_ids, for the model has no bos_token_id to begin with", remedy="Pass input_ids."
-        )
-    bos: Any = np.array([[config.bos_token_id]])
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(model, torch.nn.Module):
-        bos = torch.from_numpy(bos).to(model.device)
-    return read_prompts(bos, mask, name="input_ids")
-
-
-def _truncate(prompts: Prompts, config: GenerationConfig, context: int) -> None:
-    for place, ids_T in enumerate(prompts.rows):
-        row = config.row(place, len(prompts.rows))
-        num_new = row.max_new_tokens
-        if num_new is None:
-            num_new = DEFAULT_NEW_TOKENS if row.max_length is None else 1
-        if len(ids_T) + num_new > context:
-            prompts.keep_last(place, max(context - num_new, context // 2, 1))
-
-
-def _negative_rows(negative: Sequence[Sequence[int] | Ids] | None, num_rows: int) -> list[Ids] | None:
-    """One row a prompt; a single one serves all."""
-    if negative is None:
-        return None
-    rows = read_prompts([np.asarray(ids) for ids in negative], name="negative prompts").rows
-    if len(rows) not in (1, num_rows):
-        raise ArgumentError(
-            "negative_prompt_ids",
-            f"must have one row, or one for each of {num_rows} prompts",
-            found=f"{len(rows)} rows",
-        )
-    return rows * num_rows if len(rows) == 1 else rows
-
-
-def _open_stream(streamer: Any, prompts: Prompts, config: GenerationConfig) -> Callable[[int, int], None]:
-    """Puts the prompt `(1, T)`; returns what puts the tokens `(1,)` after it."""
-    num_rows = len(prompts.rows) * config.num_return_sequences
-    if num_rows > 1:
-        raise ArgumentError("streamer", "takes one sequence", found=num_rows, remedy="Generate them one at a time.")
-    streamer.put(prompts.convert(prompts.rows[0][None], on_cpu=True))
-    return lambda row, token: streamer.put(prompts.convert(np.array([token]), on_cpu=True))
 
 
 def _ours(process: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,14 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from martlet.errors import NonFiniteLogitsError
-from martlet.generation.backend import Choice, Floats, Ids
+from martlet.generation.backend import Choice, Floats, Ids, Sizes
+from martlet.generation.config import GenerationConfig
 from martlet.generation.outputs import RowResult
+from martlet.generation.processors import guide
 from martlet.generation.sampling import choose_greedy, choose_sampled, uniforms
+from martlet.generation.settings import eos_ids
+from martlet.rope import turns_over
 
 Processor = Callable[[Ids, Floats], Floats]
 Guidance = Callable[[Floats, Floats], Floats]  # scores, and those without the prompt
@@ -178,3 +183,37 @@ def end_reason(request: Request, ids_T: Ids) -> str | None:
         if (reason := stop(ids_T)) is not None:
             return reason
     return "context" if len(ids_T) >= request.end else None
+
+
+def open_request(
+    config: GenerationConfig, row: GenerationConfig, place: int, ids_T: Ids, negative_T: Ids | None, arch: Sizes
+) -> Request:
+    """A row's request but for its processors and stops."""
+    num_sequences = 1 if config.num_beams > 1 else config.num_return_sequences
+    scale = 1.0 if row.guidance_scale is None else row.guidance_scale
+    num_read = len(ids_T) if scale == 1.0 or negative_T is None else max(len(ids_T), len(negative_T))
+    # A prompt that fills the context still has the one token that its last position says.
+    room = max(1, arch.max_position_embeddings - num_read)
+    has_own_seed = (
+        isinstance(config.seed, list | tuple) and row.seed is not None
+    )  # and draws the same whatever its place among the rows
+    return Request(
+        index=place,
+        ids_T=ids_T,
+        end=len(ids_T) + room,
+        max_new_tokens=min(row.max_new_tokens, room),
+        num_sequences=num_sequences,
+        num_eos=len(eos_ids(row)),
+        seed=row.seed if row.do_sample else None,
+        first_stream=0 if has_own_seed else place * num_sequences,
+        guidance=None if scale == 1.0 else partial(guide, scale=scale),
+        negative_ids_T=negative_T,
+        repairs_logits=bool(row.remove_invalid_values),
+        turns_over=_turns_of(arch),
+    )
+
+
+def _turns_of(arch: Any) -> Callable[[int, int], bool]:
+    """Whether a row that grows from one length past another has all its keys turned anew (longrope, dynamic)."""
+    ropes = {layer.rope for layer in getattr(arch, "layers", ()) if layer.rope}
+    return lambda length, grown: any(turns_over(rope, length, grown) for rope in ropes)

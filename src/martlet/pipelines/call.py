@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from martlet.errors import ArgumentError
+from martlet.errors import ArgumentError, PromptTooLongError
 from martlet.generation.config import GenerationConfig
 from martlet.generation.fields import FIELDS
 from martlet.generation.sampling import draw_seed
@@ -90,3 +90,24 @@ def count_prefixes(config: GenerationConfig, rows: Sequence[Encoded]) -> Generat
     own = {name: values for name, values in own.items() if any(values)}
     rivals = {name: getattr(config, name) for name in ("max_new_tokens", "min_new_tokens")}
     return config.but("prefix", **own, **rivals) if own else config
+
+
+def leave_room(ids: list[int], config: GenerationConfig, context: int, tokenizer: Any) -> list[int]:
+    """The last ids of a prompt, as many as leave room for the new tokens."""
+    num_new = config.max_new_tokens
+    if num_new is None:
+        num_new = (config.max_length or 0) - len(ids)
+        if num_new < 0:
+            raise ArgumentError(
+                "handle_long_generation", "must know how many tokens are wanted", remedy="Set max_new_tokens."
+            )
+    limit = min(getattr(tokenizer, "model_max_length", None) or context, context)
+    if len(ids) + num_new <= limit:
+        return ids
+    if num_new >= limit:
+        raise PromptTooLongError(
+            "handle_long_generation",
+            f"{num_new} new tokens must leave room for a prompt in {limit} tokens",
+            remedy="Lower max_new_tokens.",
+        )
+    return ids[num_new - limit :]

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from martlet.errors import ArgumentError, EmptyPromptError, MartletError, PromptTooLongError
+from martlet.errors import ArgumentError, EmptyPromptError, MartletError
 from martlet.generation.config import GenerationConfig
 from martlet.generation.outputs import GenerateOutput
-from martlet.pipelines.call import Call, Encoded, count_prefixes, cut_config, with_seeds
+from martlet.pipelines.call import Call, Encoded, count_prefixes, cut_config, leave_room, with_seeds
 from martlet.pipelines.description import Description, describe
 from martlet.pipelines.inputs import Answers, Chat, Inputs, Prompt, batches, read_inputs
 from martlet.pipelines.options import Asked, read_keywords, resolve_generation, resolve_options
@@ -185,7 +185,7 @@ class TextGenerationPipeline:
             ids = self.tokenizer(text, **{**keywords, **(options["tokenizer_encode_kwargs"] or {})})["input_ids"]
         ids = [int(number) for number in ids]
         if options["handle_long_generation"] == "hole":
-            ids = self._leave_room(ids, config)
+            ids = leave_room(ids, config, self.model.arch.max_position_embeddings, self.tokenizer)
         if ids:
             return Encoded(prompt, ids, len(ids), num_prefix)
         if config.bos_token_id is None:
@@ -205,24 +205,3 @@ class TextGenerationPipeline:
             **(options["tokenizer_encode_kwargs"] or {}),
         }
         return self.tokenizer.apply_chat_template(chat.messages, return_dict=True, **asked)["input_ids"]
-
-    def _leave_room(self, ids: list[int], config: GenerationConfig) -> list[int]:
-        """The last ids of a prompt, as many as leave room for the new tokens."""
-        num_new = config.max_new_tokens
-        if num_new is None:
-            num_new = (config.max_length or 0) - len(ids)
-            if num_new < 0:
-                raise ArgumentError(
-                    "handle_long_generation", "must know how many tokens are wanted", remedy="Set max_new_tokens."
-                )
-        context = self.model.arch.max_position_embeddings
-        limit = min(getattr(self.tokenizer, "model_max_length", None) or context, context)
-        if len(ids) + num_new <= limit:
-            return ids
-        if num_new >= limit:
-            raise PromptTooLongError(
-                "handle_long_generation",
-                f"{num_new} new tokens must leave room for a prompt in {limit} tokens",
-                remedy="Lower max_new_tokens.",
-            )
-        return ids[num_new - limit :]

@@ -210,23 +210,6 @@ class Tokenizer(Vocabulary):
         result = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
         return [result] if isinstance(result, str) else result
 
-    @property
-    def is_bpe(self) -> bool:
-        """Whether spaces are part of the tokens, so that none are cleaned up."""
-        return type(self._backend.model).__name__ == "BPE"
-
-    @property
-    def cleans_up_spaces(self) -> bool:
-        """Whether decode removes spaces before punctuation: asked for, and not BPE, whose spaces are real."""
-        return self.clean_up_tokenization_spaces and not self.is_bpe
-
-    @staticmethod
-    def clean_up_tokenization(text: str) -> str:
-        """Remove the spaces that splitting English at punctuation made."""
-        for mark in (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"):
-            text = text.replace(mark, mark.strip())
-        return text
-
     # ---- chats and saving
 
     def apply_chat_template(self, conversation: Any, tools: Any = None, **options: Any) -> Any:
@@ -242,20 +225,6 @@ class Tokenizer(Vocabulary):
     ) -> tuple[str, ...]:
         """Write tokenizer.json, tokenizer_config.json and the chat templates; both libraries load them again."""
         return saving.save_tokenizer(self, Path(save_directory), filename_prefix)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.RLock()
-
-    def __repr__(self) -> str:
-        return (
-            f"Tokenizer(name_or_path={self.name_or_path!r}, vocab_size={self.vocab_size}, "
-            f"model_max_length={self.model_max_length}, padding_side={self.padding_side!r}, "
-            f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map})"
-        )
 
 
 def _refuse(unknown: Mapping[str, Any], subject: str) -> None:
