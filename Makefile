@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 QUESTION ?= What is the capital of France? Answer in one sentence.
 
-.PHONY: help run test check clean bench-kernels sanitize
+.PHONY: help run test check clean bench-kernels sanitize neon
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -39,6 +39,14 @@ sanitize:  ## the engine's C++ tests under AddressSanitizer with UBSan, then Thr
 	  cmake -S . -B build/$$each -DMARTLET_PYTHON=OFF -DMARTLET_DEVELOP=ON -DMARTLET_SANITIZE=$$each && \
 	  cmake --build build/$$each --parallel --target native_tests && build/$$each/native_tests || exit 1; \
 	done
+
+neon:  ## the C++ tests for aarch64, cross-compiled and run in an emulator, where both are installed
+	@command -v aarch64-linux-gnu-g++ qemu-aarch64 > /dev/null || \
+	  { echo "neon: skipped, needs aarch64-linux-gnu-g++ and qemu-aarch64"; exit 0; } && \
+	cmake -S . -B build/aarch64 -DMARTLET_PYTHON=OFF -DMARTLET_DEVELOP=ON -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ && \
+	cmake --build build/aarch64 --parallel --target native_tests && \
+	qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu build/aarch64/native_tests
 
 clean:  ## removes the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

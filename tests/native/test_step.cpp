@@ -1,6 +1,7 @@
 // Whole steps of a tiny model: a row's logits do not depend on the batch, the threads, the chunks or the instruction set.
 #include "check.hpp"
 #include "graph/step.hpp"
+#include "quant/encode.hpp"
 #include "simd/cpu.hpp"
 
 using namespace martlet;
@@ -29,7 +30,7 @@ struct Tiny {
           pack_row(*packed, r, reinterpret_cast<const uint8_t*>(row.data()));
         } else {
           std::vector<uint8_t> blocks(size_t(k) / kBlock * info(kind).source_bytes);
-          quantize_row(kind, row.data(), k, blocks.data());
+          encode_row(kind, row.data(), k, blocks.data());
           pack_row(*packed, r, blocks.data());
         }
       }

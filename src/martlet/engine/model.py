@@ -14,12 +14,13 @@ from martlet.arch import EMBEDDING, HEAD, Arch, Rope, tensors
 from martlet.engine.extension import count_threads, find_isa, native
 from martlet.engine.rows import Rows
 from martlet.engine.session import EngineSession
-from martlet.errors import ArgumentError, UnsupportedError, WeightsError
-from martlet.formats.tensors import TensorSource, to_float32
+from martlet.errors import ArgumentError, MartletError, UnsupportedError, WeightsError
+from martlet.formats.tensors import TensorInfo, TensorSource, to_float32
 from martlet.weights import Piece
 
 POSITIONS = "model.embed_positions.weight"
 QUANTIZED = {"int8": "Q8_0", "int4": "Q4_0"}
+_SLICE_BYTES = 16 << 20  # of a matrix on its way from the file into its packed form
 _PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
@@ -68,7 +69,9 @@ def build_engine_model(
     """Packs every weight. `quantize` "int8" or "int4" packs float matrices in blocks of 32 numbers to a scale.
 
     Matrices stay in the type they are stored in. UnsupportedError names a tensor whose type has no kernels,
-    WeightsError a vector with NaN or infinity. `kv_cache_bytes`: most memory for keys and values of all sessions.
+    WeightsError one with NaN or infinity. Files are read, not mapped: their bytes are in memory once, packed, and a
+    file that becomes shorter is a FormatError.
+    `kv_cache_bytes`: most memory for keys and values of all sessions.
     """
     if quantize is not None and quantize not in QUANTIZED:
         raise ArgumentError("quantize", f"must be one of {', '.join(QUANTIZED)}", found=repr(quantize))
@@ -80,9 +83,7 @@ def build_engine_model(
     try:
         for name, shape in tensors(arch).items():
             if name in (EMBEDDING, POSITIONS):
-                kind, data = packer.table(name)
-                handle.set_table(name, kind, data, *shape)
-                kinds[name] = kind
+                kinds[name] = packer.set_table(handle, name, shape)
             elif len(shape) == 1:
                 handle.set_vector(name, packer.vector(name))
             else:
@@ -95,7 +96,7 @@ def build_engine_model(
             kinds[HEAD] = packed.kind
         handle.check()
     except ValueError as error:
-        if isinstance(error, (ArgumentError, UnsupportedError, WeightsError)):
+        if isinstance(error, MartletError):
             raise
         raise WeightsError("engine", str(error)) from error
     model = EngineModel(arch, ropes, handle, find_isa(isa), packer.num_threads, kinds, kv_cache_bytes)
@@ -159,17 +160,22 @@ class _Packer:
     def vector(self, name: str) -> NDArray[np.float32]:
         piece = self.pieces[name]
         info = self.source.info(piece.source)
-        values = piece.take(to_float32(self.source.raw(piece.source), info.dtype, info.shape))
+        values = piece.take(to_float32(self._bytes(piece.source), info.dtype, info.shape))
         return np.ascontiguousarray(values, np.float32)
 
-    def table(self, name: str) -> tuple[str, NDArray[np.uint8]]:
-        """Type and bytes of rows that are read one at a time: the file's own, where they lie in order."""
+    def set_table(self, handle: Any, name: str, shape: tuple[int, ...]) -> str:
+        """Rows that are read one at a time, from the file where they lie there in order; their type."""
         piece = self.pieces[name]
         info = self.source.info(piece.source)
         if piece.is_plain and info.dtype in self.kinds:
-            return info.dtype, self.source.raw(piece.source)
-        values = piece.take(to_float32(self.source.raw(piece.source), info.dtype, info.shape))
-        return "F32", np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
+            if (place := self.source.place(piece.source)) is None:
+                handle.set_table(name, info.dtype, self.source.raw(piece.source), *shape)
+            else:
+                handle.set_table_in_file(name, info.dtype, place[0].descriptor, place[1], *shape)
+            return info.dtype
+        values = piece.take(to_float32(self._bytes(piece.source), info.dtype, info.shape))
+        handle.set_table(name, "F32", np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8), *shape)
+        return "F32"
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
         piece = self.pieces[name]
@@ -181,26 +187,65 @@ class _Packer:
                 found=f"it has {', '.join(sorted(self.kinds))}",
                 remedy="Load the model with backend='torch', or convert the file.",
             )
+        try:
+            if piece.is_plain:
+                return self._in_slices(piece.source, info.dtype, shape)
+            return self._whole(piece, info, shape)
+        except ValueError as error:
+            if isinstance(error, MartletError):
+                raise
+            raise WeightsError(f"tensor {piece.source}", str(error)) from error
+
+    def _in_slices(self, source: str, dtype: str, shape: tuple[int, ...]) -> Any:
+        """A matrix as it lies in the file, a slice of its rows in memory at a time."""
         rows, columns = shape
-        raw = self.source.raw(piece.source)
-        order = _row_order(piece, info.shape)
-        dtype, plain = info.dtype, _PLAIN.get(info.dtype)
-        if plain is not None and (piece.transposed or piece.added):
+        kind = self._kind(dtype, columns)
+        packed = native().make_packed(kind, rows, columns)
+        row_bytes = self.source.info(source).num_bytes // rows
+        step = min(rows, max(16, _SLICE_BYTES // row_bytes // 16 * 16))
+        buffer = np.empty(step * row_bytes, np.uint8)
+        for begin in range(0, rows, step):
+            count = min(step, rows - begin)
+            raw = buffer[: count * row_bytes]
+            self.source.read(source, begin * row_bytes, raw)
+            native().pack_rows(packed, begin, count, self._encode(raw, dtype, columns), self.num_threads)
+        return packed
+
+    def _whole(self, piece: Piece, info: TensorInfo, shape: tuple[int, ...]) -> Any:
+        """Rows in another order, parts of a fused tensor, a transposed or shifted one."""
+        rows, columns = shape
+        raw, dtype, order = self._bytes(piece.source), info.dtype, _row_order(piece, info.shape)
+        if piece.transposed or piece.added:
+            plain = _PLAIN.get(dtype)
+            if plain is None:
+                raise UnsupportedError(f"tensor {piece.source}", f"{dtype} blocks cannot be transposed or shifted")
             if piece.added:
-                values = to_float32(raw, info.dtype, info.shape)
+                values = to_float32(raw, dtype, info.shape)
                 dtype = "F32"
             else:
                 values = raw.view(plain).reshape(info.shape)
             raw = np.ascontiguousarray(piece.take(values)).reshape(-1).view(np.uint8)
             order = None
-        elif piece.transposed or piece.added:
-            raise UnsupportedError(f"tensor {piece.source}", f"{info.dtype} blocks cannot be transposed or shifted")
-        if self.quantized is not None and plain is not None and columns % 32 == 0:
-            whole = to_float32(raw, dtype, (raw.size // (columns * _PLAIN[dtype].itemsize), columns))
-            raw = np.empty(whole.shape[0] * columns // 32 * (34 if self.quantized == "Q8_0" else 18), np.uint8)
-            native().encode_rows(self.quantized, whole, raw, self.num_threads)
-            dtype = self.quantized
-        return native().pack(dtype, raw, rows, columns, order, self.num_threads)
+        kind = self._kind(dtype, columns)
+        return native().pack(kind, self._encode(raw, dtype, columns), rows, columns, order, self.num_threads)
+
+    def _bytes(self, source: str) -> NDArray[np.uint8]:
+        out = np.empty(self.source.info(source).num_bytes, np.uint8)
+        self.source.read(source, 0, out)
+        return out
+
+    def _kind(self, dtype: str, columns: int) -> str:
+        return self.quantized if self.quantized and dtype in _PLAIN and columns % 32 == 0 else dtype
+
+    def _encode(self, raw: NDArray[np.uint8], dtype: str, columns: int) -> NDArray[np.uint8]:
+        """Rows of `dtype` in the kind they are packed in."""
+        kind = self._kind(dtype, columns)
+        if kind == dtype:
+            return raw
+        values = to_float32(raw, dtype, (raw.size // (columns * _PLAIN[dtype].itemsize), columns))
+        out = np.empty(values.size // 32 * (34 if kind == "Q8_0" else 18), np.uint8)
+        native().encode_rows(kind, values, out, self.num_threads)
+        return out
 
 
 def _row_order(piece: Piece, shape: tuple[int, ...]) -> NDArray[np.int64] | None:

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from martlet.errors import GgufError
 from martlet.formats.gguf_blocks import BLOCKS
-from martlet.formats.tensors import MAX_ELEMENTS, TensorInfo, TensorSource, is_too_large, map_file, num_bytes
+from martlet.formats.tensors import (
+    MAX_ELEMENTS,
+    OpenFile,
+    TensorInfo,
+    TensorSource,
+    is_too_large,
+    num_bytes,
+    open_mapped,
+)
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -49,7 +57,8 @@ class GgufFile(TensorSource):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.paths = (Path(path),)
-        data = map_file(path, GgufError)
+        data, file = open_mapped(path, GgufError)
+        self._file: OpenFile | None = file
         cursor = _Cursor(str(path), data)
         num_tensors = _read_preamble(cursor)
         self.metadata: Mapping[str, Any] = Metadata(cursor, cursor.count("key count", 13))
@@ -64,6 +73,7 @@ class GgufFile(TensorSource):
             self._spans[info.name] = info, offset
         begin = -(-cursor.position // alignment) * alignment
         _check_spans(str(path), self._spans, max(data.size - begin, 0))
+        self._begin = begin
         self._data: NDArray[np.uint8] | None = data[begin:]
         self.version = cursor.version
 
@@ -82,8 +92,13 @@ class GgufFile(TensorSource):
             raise GgufError(str(self.paths[0]), "has been closed")
         return self._data[begin : begin + info.num_bytes]
 
+    def place(self, name: str) -> tuple[OpenFile, int]:
+        if self._file is None:
+            raise GgufError(str(self.paths[0]), "has been closed")
+        return self._file, self._begin + self._spans[name][1]
+
     def close(self) -> None:
-        self._data = None
+        self._data = self._file = None
 
 
 class Metadata(Mapping[str, Any]):

@@ -23,14 +23,15 @@ from martlet.formats.tensors import (
     ELEMENT_BITS,
     MAX_DIMENSIONS,
     MAX_ELEMENTS,
+    OpenFile,
     Stored,
     TensorInfo,
     TensorSource,
     data_bytes,
     is_too_large,
-    map_file,
     num_bytes,
     num_elements,
+    open_mapped,
 )
 
 MAX_HEADER_BYTES = 100_000_000
@@ -46,7 +47,8 @@ class SafetensorsFile(TensorSource):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.paths = (Path(path),)
-        data = map_file(path, SafetensorsError)
+        data, file = open_mapped(path, SafetensorsError)
+        self._file: OpenFile | None = file
         subject = str(path)
         if data.size < 8:
             raise SafetensorsError(
@@ -71,7 +73,8 @@ class SafetensorsFile(TensorSource):
         self.metadata: Mapping[str, str] = _metadata(subject, table.pop(METADATA, None))
         self._spans = {name: _entry(subject, name, entry) for name, entry in table.items()}
         _check_spans(subject, self._spans, data.size - 8 - length)
-        self._data: NDArray[np.uint8] | None = data[8 + length :]
+        self._begin = 8 + length
+        self._data: NDArray[np.uint8] | None = data[self._begin :]
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._spans)
@@ -88,8 +91,13 @@ class SafetensorsFile(TensorSource):
             raise SafetensorsError(str(self.paths[0]), "has been closed")
         return self._data[begin : begin + info.num_bytes]
 
+    def place(self, name: str) -> tuple[OpenFile, int]:
+        if self._file is None:
+            raise SafetensorsError(str(self.paths[0]), "has been closed")
+        return self._file, self._begin + self._spans[name][1]
+
     def close(self) -> None:
-        self._data = None
+        self._data = self._file = None
 
 
 def _metadata(subject: str, found: Any) -> dict[str, str]:

@@ -20,7 +20,7 @@ from martlet.formats.gguf import MAGIC as GGUF_MAGIC
 from martlet.formats.gguf import GgufFile
 from martlet.formats.pickles import TorchPickleFile
 from martlet.formats.safetensors import SafetensorsFile, write_safetensors
-from martlet.formats.tensors import Stored, TensorInfo, TensorSource, num_bytes
+from martlet.formats.tensors import OpenFile, Stored, TensorInfo, TensorSource, num_bytes
 
 SINGLE_NAME = "model.safetensors"
 MAX_FILE_NAME = 255  # bytes: NAME_MAX of Linux
@@ -56,6 +56,9 @@ class Shards(TensorSource):
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         return self._homes[name].raw(name)
+
+    def place(self, name: str) -> tuple[OpenFile, int] | None:
+        return self._homes[name].place(name)
 
     def close(self) -> None:
         for source in self.sources:

@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 import sys
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -86,6 +87,21 @@ class TensorSource(ABC):
         Writing to it changes neither the file nor what other processes see.
         """
 
+    def place(self, name: str) -> tuple[OpenFile, int] | None:
+        """The file that holds one tensor's bytes and where they begin; None where they are not a file's own."""
+        return None
+
+    def read(self, name: str, begin: int, out: NDArray[np.uint8]) -> None:
+        """Copies one tensor's bytes from `begin` on into `out`; from the file where there is one, not from its map.
+
+        FormatError where the file has become shorter since it was opened: looking at its map would end the process.
+        """
+        if (place := self.place(name)) is None:
+            out[:] = self.raw(name)[begin : begin + out.size]
+        else:
+            file, offset = place
+            file.read(offset + begin, out, f"{file.path}, tensor {name!r}")
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the file. Idempotent."""
@@ -105,22 +121,54 @@ class TensorSource(ABC):
         self.close()
 
 
+class OpenFile:
+    """A file that stays open for as long as this is referenced, for reading at any place of it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        self._close = weakref.finalize(self, os.close, self.descriptor)
+
+    def read(self, begin: int, out: NDArray[np.uint8], subject: str) -> None:
+        """Fills `out` with the bytes from `begin` on; FormatError where the file ends before."""
+        view, done = out.data, 0
+        while done < len(view):
+            try:
+                got = os.preadv(self.descriptor, [view[done:]], begin + done)
+            except OSError as problem:
+                raise FormatError(subject, "cannot be read", found=reason(problem)) from problem
+            if not got:
+                raise FormatError(
+                    subject,
+                    "its bytes must all be there",
+                    found="a file that has become shorter since it was opened",
+                    remedy="Is it being written again?",
+                )
+            done += got
+
+
 def map_file(path: str | os.PathLike[str], error: type[FormatError]) -> NDArray[np.uint8]:
     """A whole file as a writable, private, copy-on-write uint8 array; an empty file as an empty array."""
+    return open_mapped(path, error)[0]
+
+
+def open_mapped(path: str | os.PathLike[str], error: type[FormatError]) -> tuple[NDArray[np.uint8], OpenFile]:
+    """`map_file`, and the file itself."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size == 0:
-                return np.empty(0, np.uint8)
-            if sys.platform == "linux":
-                # without NORESERVE the kernel refuses a writable private map of a file larger than memory
-                flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
-                mapped = mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            else:
-                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+        file = OpenFile(path)
+        size = os.fstat(file.descriptor).st_size
+        if size == 0:
+            os.read(file.descriptor, 0)  # a folder is refused here
+            return np.empty(0, np.uint8), file
+        if sys.platform == "linux":
+            # without NORESERVE the kernel refuses a writable private map of a file larger than memory
+            flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
+            mapped = mmap.mmap(file.descriptor, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        else:
+            mapped = mmap.mmap(file.descriptor, size, access=mmap.ACCESS_COPY)
     except (OSError, ValueError) as problem:
         raise error(str(path), "cannot be opened", found=reason(problem)) from problem
-    return np.frombuffer(mapped, np.uint8)
+    return np.frombuffer(mapped, np.uint8), file
 
 
 def num_elements(shape: tuple[int, ...]) -> int:

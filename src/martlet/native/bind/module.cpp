@@ -1,5 +1,9 @@
 // The extension module: checks what Python hands over, then calls the engine with the interpreter lock released.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 #include <system_error>
@@ -92,6 +96,22 @@ void check_threads(int num_threads) {
   if (num_threads < 1 || num_threads > 1024) refuse("num_threads must be 1 to 1024");
 }
 
+// Rows first_row.. of a matrix out of `source`, whose row `order[i]`, or i, is row first_row + i.
+void pack_rows(Packed& packed, int first_row, int count, const uint8_t* source, const int64_t* order, int num_threads) {
+  const Kind kind = packed.matrix.kind;
+  const size_t row_bytes = bytes_of_row(kind, packed.matrix.k);
+  std::atomic<int> bad{-1};
+  Unlocked unlocked;
+  in_parts((count + kRows - 1) / kRows, num_threads, [&](int begin, int end) {
+    for (int i = begin * kRows; i < std::min(end * kRows, count); ++i) {
+      const uint8_t* from = source + size_t(order ? order[i] : i) * row_bytes;
+      if (!is_finite_row(kind, from, packed.matrix.k)) bad = first_row + i;
+      pack_row(packed, first_row + i, from);
+    }
+  });
+  if (bad >= 0) refuse("row " + std::to_string(bad.load()) + " has NaN or infinity");
+}
+
 std::shared_ptr<Packed> pack(const std::string& type, Bytes source, int n, int k, std::optional<Longs> rows,
                              int num_threads) {
   Kind kind = find_kind(type);
@@ -103,14 +123,8 @@ std::shared_ptr<Packed> pack(const std::string& type, Bytes source, int n, int k
   for (int i = 0; rows && i < n; ++i)
     if (rows->data()[i] < 0 || size_t(rows->data()[i]) >= there) refuse("rows: out of range");
   check_threads(num_threads);
-  const uint8_t* data = source.data();
-  const int64_t* order = rows ? rows->data() : nullptr;
-  Unlocked unlocked;
   auto packed = std::make_shared<Packed>(make_packed(kind, n, k));
-  in_parts(packed->matrix.groups(), num_threads, [&](int begin, int end) {
-    for (int row = begin * kRows; row < std::min(end * kRows, n); ++row)
-      pack_row(*packed, row, data + size_t(order ? order[row] : row) * row_bytes);
-  });
+  pack_rows(*packed, 0, n, source.data(), rows ? rows->data() : nullptr, num_threads);
   return packed;
 }
 
@@ -179,6 +193,16 @@ NB_MODULE(_native, m) {
         if (out.shape(0) != size_t(p.matrix.n) || out.shape(1) != size_t(p.matrix.k)) refuse("out must be (n, k)");
         for (int r = 0; r < p.matrix.n; ++r) unpack_row(p, r, out.data() + size_t(r) * size_t(p.matrix.k));
       });
+  m.def("make_packed", [](const std::string& type, int n, int k) {
+    return std::make_shared<Packed>(make_packed(find_kind(type), n, k));
+  });
+  m.def("pack_rows", [](Packed& packed, int first_row, int count, Bytes source, int num_threads) {
+    const Matrix& w = packed.matrix;
+    if (first_row < 0 || first_row % kRows || count < 1 || count > w.n - first_row) refuse("rows: out of range");
+    if (source.shape(0) < bytes_of_row(w.kind, w.k) * size_t(count)) refuse("the source is too short");
+    check_threads(num_threads);
+    pack_rows(packed, first_row, count, source.data(), nullptr, num_threads);
+  });
   m.def("pack", &pack, "type"_a, "source"_a, "n"_a, "k"_a, "rows"_a.none() = nb::none(), "num_threads"_a = 1);
   m.def("read_rows", [](const std::string& type, Bytes source, OutRows out) {
     Kind kind = find_kind(type);
@@ -219,10 +243,20 @@ NB_MODULE(_native, m) {
                            int columns) {
         self.check_unused();
         if (rows < 1 || columns < 1) refuse("a table has at least one row and one column");
-        Table table{find_kind(type), source.data(), rows, columns, bytes_of_row(find_kind(type), columns)};
+        Table table{find_kind(type), source.data(), rows, columns, bytes_of_row(find_kind(type), columns), nullptr, 0, name};
         if (source.shape(0) < table.row_bytes * size_t(rows)) refuse(name + ": the source is too short");
         self.model->set_table(name, table);
         self.kept.push_back(source);
+      })
+      .def("set_table_in_file", [](BoundModel& self, const std::string& name, const std::string& type, int descriptor,
+                                   int64_t offset, int rows, int columns) {
+        self.check_unused();
+        if (rows < 1 || columns < 1 || offset < 0) refuse(name + ": out of range");
+        int own = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+        if (own < 0) refuse(name + ": its file is not open");
+        std::shared_ptr<const int> file(new int(own), [](const int* fd) { close(*fd), delete fd; });
+        self.model->set_table(name, {find_kind(type), nullptr, rows, columns, bytes_of_row(find_kind(type), columns), file,
+                                     offset, name});
       })
       .def("check", [](const BoundModel& self) { self.model->check(); })
       .def_prop_ro("packed_bytes", [](const BoundModel& self) { return self.model->packed_bytes(); });

@@ -1,6 +1,10 @@
 #include "graph/model.hpp"
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <set>
 #include <stdexcept>
 
@@ -25,6 +29,18 @@ const std::vector<const char*>& norm_names(Placement placement) {
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
 }  // namespace
+
+void Table::read(int row, uint8_t* to) const {
+  if (data) std::memcpy(to, data + size_t(row) * row_bytes, row_bytes);
+  for (size_t done = 0; file && done < row_bytes;) {
+    ssize_t got = pread(*file, to + done, row_bytes - done, offset + int64_t(row) * int64_t(row_bytes) + int64_t(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) refuse(name + " cannot be read: " + std::strerror(errno));
+    if (got == 0) refuse(name + ": its file has become shorter since it was opened");
+    done += size_t(got);
+  }
+  if (!is_finite_row(kind, to, columns)) refuse(name + ": row " + std::to_string(row) + " has NaN or infinity");
+}
 
 Model::Model(Arch a) : arch(std::move(a)), layers(arch.layers.size()) {
   if (arch.head_dim > kMaxHeadDim) refuse("head_dim must be at most " + std::to_string(kMaxHeadDim));
@@ -100,7 +116,8 @@ void Model::set_table(const std::string& name, Table table) {
   int columns = is_embedding ? width : arch.hidden_size;
   if (table.rows != rows || table.columns != columns)
     refuse(name + " must be " + std::to_string(rows) + " x " + std::to_string(columns));
-  (is_embedding ? embedding : positions) = table;
+  table.name = name;
+  (is_embedding ? embedding : positions) = std::move(table);
 }
 
 void Model::check() const {

@@ -43,13 +43,20 @@ struct Arch {
   }
 };
 
-// Rows as they lie in a file, read one at a time. `data` is kept alive by whoever made the table.
+// Rows as files hold them, read one at a time: from memory, kept alive by whoever made the table, or from an open file.
+// Not through a map of it: a file that has become shorter would end the process with SIGBUS.
 struct Table {
   Kind kind = Kind::F32;
   const uint8_t* data = nullptr;
   int rows = 0, columns = 0;
   size_t row_bytes = 0;
-  bool is_set() const { return data != nullptr; }
+  std::shared_ptr<const int> file = nullptr;  // a descriptor, closed with the last table
+  int64_t offset = 0;
+  std::string name = {};
+
+  bool is_set() const { return data || file; }
+  // One row's bytes. Throws std::invalid_argument if the file has become shorter or the row has NaN or infinity.
+  void read(int row, uint8_t* to) const;
 };
 
 using Vector = std::vector<float>;

@@ -56,6 +56,7 @@ struct Product {
 struct Engine::Space {
   Buffer<float> x, input, attention, out, mlp_out, qkv, gate_up, logits, cos, sin, parts, part_stats, stats, rounded;
   Buffer<uint16_t> bf16;
+  Buffer<uint8_t> embedding_rows, position_rows;
   Buffer<int8_t> q8;
   Buffer<float> scale, sum;
   Buffer<int32_t> total, half;
@@ -310,19 +311,26 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
         k.add_scaled(to, got, a.residual_scale, D);
     }
   };
-  auto embed = [&](int t) {
+  // Rows of the tables are read before any thread starts: reading can fail.
+  const size_t row_bytes = m.embedding.row_bytes, position_bytes = m.positions.row_bytes;
+  uint8_t* embedding_rows = s.embedding_rows.reserve(size_t(T) * row_bytes);
+  uint8_t* position_rows = a.position_table ? s.position_rows.reserve(size_t(T) * position_bytes) : nullptr;
+  for (int t = 0; t < T; ++t) {
     const Token& token = pass.tokens[size_t(t)];
+    m.embedding.read(token.id, embedding_rows + size_t(t) * row_bytes);
+    if (position_rows) m.positions.read(int(token.position) + a.position_offset, position_rows + size_t(t) * position_bytes);
+  }
+  auto embed = [&](int t) {
     float* to = a.embedding_size ? input(t) : residual(t);
     int width = m.embedding.columns;
-    read_row(m.embedding.kind, m.embedding.data + size_t(token.id) * m.embedding.row_bytes, width, to);
+    read_row(m.embedding.kind, embedding_rows + size_t(t) * row_bytes, width, to);
     if (a.embed_scale != 1.0f) k.multiply(to, a.embed_scale, width);
     if (a.embedding_size) prepare(t, width);
   };
   auto place = [&](int t) {  // positions: learned ones, and the turns of each rope
     const Token& token = pass.tokens[size_t(t)];
     if (a.position_table) {
-      int row = int(token.position) + a.position_offset;
-      read_row(m.positions.kind, m.positions.data + size_t(row) * m.positions.row_bytes, D, input(t));
+      read_row(m.positions.kind, position_rows + size_t(t) * position_bytes, D, input(t));
       k.add(residual(t), input(t), D);
     }
     const PassRow& row = pass.rows[size_t(token.row)];

@@ -266,6 +266,24 @@ void pack_row(Packed& packed, int row, const uint8_t* source) {
   }
 }
 
+bool is_finite_row(Kind kind, const uint8_t* source, int k) {
+  constexpr uint16_t kHalf = 0x7c00, kBrain = 0x7f80;  // exponents of ones
+  auto has = [&](const uint8_t* p, uint16_t exponent) { return (read16(p) & exponent) == exponent; };
+  bool is_bad = false;
+  if (!is_quantized(kind)) {
+    const size_t step = kind == Kind::F32 ? 4 : 2, place = kind == Kind::F32 ? 2 : 0;
+    const uint16_t exponent = kind == Kind::F16 ? kHalf : kBrain;
+    for (size_t i = 0; i < size_t(k); ++i) is_bad |= has(source + i * step + place, exponent);
+    return !is_bad;
+  }
+  const size_t bytes = info(kind).source_bytes, scale = kind == Kind::Q6_K ? 208 : 0;
+  for (const uint8_t* p = source; p < source + size_t(k) / size_t(info(kind).columns) * bytes; p += bytes) {
+    is_bad |= has(p + scale, kHalf);
+    if (has_minimum(kind) || super_has_minimum(kind)) is_bad |= has(p + 2, kHalf);
+  }
+  return !is_bad;
+}
+
 void read_row(Kind kind, const uint8_t* source, int k, float* out) {
   switch (kind) {
     case Kind::F32: std::memcpy(out, source, size_t(k) * 4); return;

@@ -26,6 +26,9 @@ Packed make_packed(Kind kind, int n, int k);
 // Puts source row `row` into row `row` of the matrix; groups may be filled by different threads.
 void pack_row(Packed& packed, int row, const uint8_t* source);
 
+// Whether every number of a source row is finite: of a block that its scales are.
+bool is_finite_row(Kind kind, const uint8_t* source, int k);
+
 // k numbers of one row as they lie in a file.
 void read_row(Kind kind, const uint8_t* source, int k, float* out);
 

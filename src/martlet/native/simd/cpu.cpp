@@ -1,5 +1,9 @@
 #include "simd/cpu.hpp"
 
+#ifdef MARTLET_NEON
+#include <sys/auxv.h>
+#endif
+
 #include <stdexcept>
 
 namespace martlet {
@@ -22,6 +26,15 @@ extern const Kernels kernels;
 }
 #endif
 
+#ifdef MARTLET_NEON
+namespace neon {
+extern const Kernels kernels;
+}
+namespace neon_i8mm {
+extern const Kernels kernels;
+}
+#endif
+
 const std::vector<InstructionSet>& instruction_sets() {
 #ifdef MARTLET_X86
   // __builtin_cpu_supports asks cpuid and, for the wide registers, whether the operating system saves them (xgetbv).
@@ -40,6 +53,16 @@ const std::vector<InstructionSet>& instruction_sets() {
     };
   }();
 #undef HAS
+#elif defined(MARTLET_NEON)
+  // bits of Linux's auxiliary vector: what the kernel lets programs use
+  static const std::vector<InstructionSet> sets = [] {
+    bool has_dot = getauxval(AT_HWCAP) & (1ul << 20), has_i8mm = has_dot && (getauxval(AT_HWCAP2) & (1ul << 13));
+    return std::vector<InstructionSet>{
+        {"scalar", &scalar::kernels, true, "nothing"},
+        {"neon", &neon::kernels, has_dot, "NEON with dot products (ARMv8.2)"},
+        {"neon_i8mm", &neon_i8mm::kernels, has_i8mm, "NEON with dot products and 8-bit matrix products"},
+    };
+  }();
 #else
   static const std::vector<InstructionSet> sets = {{"scalar", &scalar::kernels, true, "nothing"}};
 #endif
