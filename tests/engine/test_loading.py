@@ -1,0 +1,188 @@
+"""Weights on their way into the engine: bad numbers, files that become shorter, and how much memory it takes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import martlet
+from martlet import engine
+from martlet.arch import tensors
+from martlet.errors import ArgumentError, FormatError, GenerationError, WeightsError
+from martlet.families import Config
+from martlet.formats.gguf_blocks import BLOCKS
+from martlet.formats.safetensors import SafetensorsFile, save_safetensors
+from martlet.formats.tensors import TensorInfo, TensorSource
+from martlet.weights import Piece
+
+pytestmark = pytest.mark.skipif(not engine.is_built(), reason="the native engine was not compiled")
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+UP = "model.layers.0.mlp.up_proj.weight"
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def random_bf16(config, seed=0):
+    rng = np.random.default_rng(seed)
+    signs = np.array([0, 1], np.uint16) << 15
+    return {
+        name: ("BF16", shape, (rng.integers(0x3C00, 0x3D80, shape, np.uint16) | rng.choice(signs, shape)))
+        for name, shape in tensors(Config(config).arch).items()
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    save_safetensors(tmp_path / "model.safetensors", random_bf16(LLAMA))
+    return tmp_path
+
+
+def load(folder, **keywords):
+    return martlet.AutoModelForCausalLM.from_pretrained(folder, backend="native", **keywords)
+
+
+@pytest.mark.parametrize("name", [UP, "model.norm.weight", EMBEDDING])
+@pytest.mark.parametrize("bits", [0x7FC0, 0x7F80, 0xFF80], ids=["nan", "inf", "-inf"])
+def test_weights_that_are_not_finite_are_named(folder, name, bits):
+    stored = random_bf16(LLAMA)
+    stored[name][2].reshape(-1)[5] = bits
+    save_safetensors(folder / "model.safetensors", stored)
+    if name == EMBEDDING:  # read row by row: the one token's row is bad
+        model = load(folder)
+        assert model.generate([[1, 2]], max_new_tokens=1, do_sample=False, eos_token_id=None)
+        with pytest.raises(GenerationError, match=rf"{EMBEDDING}: row 0 has NaN or infinity"):
+            model.generate([[1, 0]], max_new_tokens=1, do_sample=False, eos_token_id=None)
+    else:
+        with pytest.raises(WeightsError, match=rf"{name}.*NaN or infinity"):
+            load(folder)
+
+
+class Blocks(TensorSource):
+    """A tiny model's tensors, one of them in blocks."""
+
+    def __init__(self, stored):
+        self.stored, self.paths, self.metadata = stored, (), {}
+
+    def names(self):
+        return tuple(self.stored)
+
+    def info(self, name):
+        dtype, shape, data = self.stored[name]
+        return TensorInfo(name, dtype, tuple(shape), data.nbytes)
+
+    def raw(self, name):
+        return self.stored[name][2].reshape(-1).view(np.uint8)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("kind", engine.kinds()[3:] if engine.is_built() else [])
+def test_scales_that_are_not_finite_are_named(kind):
+    arch = Config(LLAMA).arch
+    block = BLOCKS[kind]
+    stored = random_bf16(LLAMA)
+    count = 256 * 256 // block.size
+    places = {
+        "Q6_K": [208],
+        "Q3_K": [108],
+        "Q2_K": [80, 82],
+        "Q4_1": [0, 2],
+        "Q5_1": [0, 2],
+        "Q4_K": [0, 2],
+        "Q5_K": [0, 2],
+    }
+    for place in places.get(kind, [0]):
+        blocks = np.zeros((count, block.num_bytes), np.uint8)
+        stored[UP] = kind, (256, 256), blocks
+        pieces = {name: Piece(name) for name in stored}
+        engine.build_engine_model(arch, Blocks(stored), pieces)
+        blocks[count // 2, place : place + 2] = [0, 0x7C]
+        row = count // 2 * block.size // 256
+        with pytest.raises(WeightsError, match=rf"{UP}: row {row} has NaN or infinity"):
+            engine.build_engine_model(arch, Blocks(stored), pieces)
+
+
+def test_a_file_that_becomes_shorter_is_an_error(folder):
+    path = folder / "model.safetensors"
+    arch = Config(LLAMA).arch
+    source = SafetensorsFile(path)
+    pieces = {name: Piece(name) for name in source.names()}
+    engine.build_engine_model(arch, source, pieces)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(FormatError, match="has become shorter since it was opened"):
+        engine.build_engine_model(arch, source, pieces)
+
+
+def test_a_file_that_becomes_shorter_later_is_an_error_too(folder):
+    model = load(folder)
+    keywords = {"max_new_tokens": 2, "do_sample": False, "eos_token_id": None}
+    want = model.generate([[3, 4]], **keywords)
+    with open(folder / "model.safetensors", "r+b") as file:
+        whole = file.read()
+        file.truncate(8)
+        with pytest.raises(GenerationError, match=rf"{EMBEDDING}: its file has become shorter"):
+            model.generate([[3, 4]], **keywords)
+        file.seek(0)
+        file.write(whole)
+    assert model.generate([[3, 4]], **keywords) == want
+
+
+def test_the_plain_set_runs_everywhere_and_a_missing_one_says_what_it_needs(folder, monkeypatch):
+    keywords = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    want = load(folder).generate([[3, 4, 5]], **keywords)
+    monkeypatch.setenv("MARTLET_ISA", "scalar")
+    assert load(folder).generate([[3, 4, 5]], **keywords) == want
+    for each in engine.instruction_sets():
+        monkeypatch.setenv("MARTLET_ISA", each.name)
+        if each.is_usable:
+            assert load(folder).generate([[3, 4, 5]], **keywords) == want
+        else:
+            with pytest.raises(ArgumentError, match=rf"MARTLET_ISA.*{each.name} needs .*processor or operating system"):
+                load(folder)
+
+
+MEASURE = """
+import sys, martlet
+from martlet.engine.extension import native
+import martlet.auto, martlet.inference, martlet.generation
+
+def kilobytes(word):
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(word)))
+
+small = martlet.AutoModelForCausalLM.from_pretrained(sys.argv[1], backend="native")
+small.generate([[1, 2]], max_new_tokens=2, do_sample=False, eos_token_id=None)
+before = kilobytes("VmRSS")
+model = martlet.AutoModelForCausalLM.from_pretrained(sys.argv[2], backend="native")
+model.generate([[1, 2]], max_new_tokens=2, do_sample=False, eos_token_id=None)
+print(1024 * (kilobytes("VmHWM") - before))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("tied", [True, False])
+def test_float_weights_are_in_memory_once(folder, tmp_path, tied):
+    large = LLAMA | {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "vocab_size": 20000}
+    large |= {"num_attention_heads": 16, "num_key_value_heads": 4, "tie_word_embeddings": tied}
+    other = tmp_path / "large"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(large))
+    save_safetensors(other / "model.safetensors", random_bf16(large))
+    size = (other / "model.safetensors").stat().st_size
+    out = subprocess.run([sys.executable, "-c", MEASURE, folder, other], capture_output=True, text=True, check=True)
+    grown = int(out.stdout)
+    assert 0.5 * size < grown < 1.15 * size, (grown / size, size)
