@@ -126,7 +126,8 @@ class OpenFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        with open(path, "rb") as file:
+            self.descriptor = os.dup(file.fileno())
         self._close = weakref.finalize(self, os.close, self.descriptor)
 
     def read(self, begin: int, out: NDArray[np.uint8], subject: str) -> None:
@@ -158,7 +159,6 @@ def open_mapped(path: str | os.PathLike[str], error: type[FormatError]) -> tuple
         file = OpenFile(path)
         size = os.fstat(file.descriptor).st_size
         if size == 0:
-            os.read(file.descriptor, 0)  # a folder is refused here
             return np.empty(0, np.uint8), file
         if sys.platform == "linux":
             # without NORESERVE the kernel refuses a writable private map of a file larger than memory
