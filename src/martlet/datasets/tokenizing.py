@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,7 @@ _proofs: dict[str, str] = {}  # by tokenizer: "" if fastokens is equal, else why
 _encoders: dict[tuple[str, bool], Any] = {}
 
 
+@lru_cache(maxsize=16)
 def _key(written: str) -> str:
     return hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()
 
