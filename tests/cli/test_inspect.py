@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -187,7 +186,7 @@ def test_the_real_tokenizer_of_a_gguf_file(smollm2_gguf):
 
 @pytest.mark.slow
 @pytest.mark.downloads
-def test_the_real_gguf_file_within_a_second(martlet, facts, smollm2_gguf):
+def test_the_real_gguf_file(facts, smollm2_gguf):
     said = facts(smollm2_gguf)
     assert said["parameters"] == 134_515_008
     assert {name: kind["tensors"] for name, kind in said["weights"]["dtypes"].items()} == {
@@ -200,9 +199,3 @@ def test_the_real_gguf_file_within_a_second(martlet, facts, smollm2_gguf):
     assert said["memory"]["bfloat16"]["weights"] == 2 * 134_515_008
     # 30 layers of 3 heads of 64, keys and values, 2 bytes each
     assert said["memory"]["bfloat16"]["per_1000_tokens"] == 1000 * 30 * 3 * 64 * 2 * 2
-    took_s = []
-    for _ in range(3):
-        started_s = time.monotonic()
-        martlet("inspect", smollm2_gguf)
-        took_s.append(time.monotonic() - started_s)
-    assert min(took_s) < 1
