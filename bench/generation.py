@@ -253,7 +253,7 @@ def batches(bench: Bench) -> str:
     for size in sizes:
         each = bench.compare(f"batches {size}", path, Load((64,) * size, 16), 1 if size > 8 else 2, (), 0.2)
         decode = each["martlet"]["decode"]
-        lines.append(f"| {size} | {decode:,.1f} | {1e3 * size / decode:.2f} |")
+        lines.append(f"| {size} | {decode:,.1f} | {quotient(1e3 * size, decode)} |")
     return "\n".join(lines)
 
 
@@ -264,13 +264,13 @@ def context(bench: Bench) -> str:
     near = bench.compare("context 64", path, Load((64,), new), 2, ("llama.cpp",), 0.2)
     far = bench.compare("context 4000", path, Load((4000,), new), 1, ("llama.cpp",), 0.4)
     costs = far["bytes_per_step"] / near["bytes_per_step"]
-    took = near["martlet"]["decode"] / far["martlet"]["decode"]
+    took = quotient(near["martlet"]["decode"], far["martlet"]["decode"])
     text = (
         "### Decode at 4,000 tokens of context, SmolLM2 Q8_0\n\n"
-        f"{costs:.2f} times the bytes of a step at 64 tokens; it takes {took:.2f} times as long"
+        f"{costs:.2f} times the bytes of a step at 64 tokens; it takes {took} times as long"
     )
     if "llama.cpp" in far:
-        text += f" (llama.cpp {near['llama.cpp']['decode'] / far['llama.cpp']['decode']:.2f})"
+        text += f" (llama.cpp {quotient(near['llama.cpp']['decode'], far['llama.cpp']['decode'])})"
     return text
 
 
@@ -292,6 +292,11 @@ def pair(each: dict, of: str, peer: str = "llama.cpp") -> str:
 def times(each: dict, of: str, peer: str = "llama.cpp") -> str:
     found = each.get(f"times {peer}")
     return f"{found[of]:.2f}" if found else "-"
+
+
+def quotient(one: float, other: float) -> str:
+    """A rate is 0 where noise hid it."""
+    return f"{one / other:.2f}" if other else "-"
 
 
 def percent(share: float | None) -> str:
