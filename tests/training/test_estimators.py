@@ -66,6 +66,7 @@ def test_a_classifier_learns(folder, texts):
     assert np.array_equal(odds, again)
 
 
+@pytest.mark.slow
 def test_scikit_learns_tools(folder, texts):
     y = feeling(texts) > 0
     pipeline = Pipeline([("lower", FunctionTransformer(lambda X: [text.lower() for text in X])),

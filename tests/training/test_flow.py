@@ -187,7 +187,9 @@ def test_frozen_weights_keep_no_gradient_and_no_state(tmp_path):
     assert len(trainer.optimizer.state) == len(before) - len(frozen)
 
 
-@pytest.mark.parametrize("option", [{"gradient_checkpointing": True}, {"dataloader_num_workers": 2}])
+@pytest.mark.parametrize(
+    "option", [{"gradient_checkpointing": True, "full_determinism": True}, {"dataloader_num_workers": 2}]
+)
 def test_what_must_not_change_a_run(tmp_path, option):
     plain, other = (
         make(tmp_path / "a", neftune_noise_alpha=5.0),
@@ -272,6 +274,8 @@ def test_arguments_that_are_not_ours():
         TrainingArguments(learning_rat=1)
     with pytest.raises(UnsupportedError, match="loss scaling"):
         TrainingArguments(fp16=True)
+    with pytest.raises(UnsupportedError, match="ragged"):
+        TrainingArguments(torch_compile=True)
     with pytest.raises(ArgumentError, match="Is cosine meant"):
         TrainingArguments(lr_scheduler_type="cosin")
     with pytest.raises(UnsupportedError, match="adamw_torch_fused"):

@@ -107,3 +107,31 @@ def test_labels_that_cannot_be_meant(tmp_path, task, change, says):
     rows = [{name: value for name, value in {**row, **change}.items() if value is not None} for row in rows_of(task)]
     with pytest.raises(TrainingDataError, match=says):
         make(tmp_path, "bert", task, rows).train()
+
+
+def test_adapters_learn_and_resume(tmp_path):
+    """LoRA with dropout: only the adapters change, and a run in parts is the run in one."""
+    from tiny import tiny_model
+
+    from martlet.training import LoraConfig, get_peft_model
+
+    def train(folder, stop=None, resume=None):
+        torch.manual_seed(3)
+        lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
+        args = TrainingArguments(folder, max_steps=6, save_steps=2, learning_rate=1e-2, per_device_train_batch_size=2,
+                                 disable_tqdm=True, report_html=False)  # fmt: skip
+        callbacks = [Dies(stop)] if stop else None
+        trainer = Trainer(get_peft_model(tiny_model(), lora), args, train_dataset=make_rows(20), callbacks=callbacks)
+        try:
+            trainer.train(resume_from_checkpoint=resume)
+        except KeyboardInterrupt:
+            return None
+        return weights_of(trainer.model)
+
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "parts", stop=5)
+    assert_equal(whole, train(tmp_path / "parts", resume=True))
+    base = weights_of(tiny_model())
+    plain = [name for name in whole if "lora" not in name]
+    assert len(plain) == len(base)
+    assert all(torch.equal(whole[name], each) for name, each in zip(plain, base.values(), strict=True))

@@ -74,19 +74,21 @@ def train_in_parts(folder, stops, make_model=tiny_model, dataset=None, **argumen
     return weights_of(trainer.model), kept
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine", "warmup_steps": 2, "seed": 7},
-        {"optim": "adafactor", "neftune_noise_alpha": 5.0},
-        {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 3},
-        {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "reduce_lr_on_plateau"},
-        {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True},
-        {"save_steps": 12, "eval_strategy": "epoch"},
-    ],
-    ids=lambda each: "-".join(each) or "plain",
-)  # fmt: skip
+QUICK = [
+    {"gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine", "warmup_steps": 2, "seed": 7},
+    {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 3},
+]
+LONGER = [
+    {},
+    {"optim": "adafactor", "neftune_noise_alpha": 5.0},
+    {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "reduce_lr_on_plateau"},
+    {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True},
+    {"save_steps": 12, "eval_strategy": "epoch"},
+]
+RUNS = [*QUICK, *(pytest.param(each, marks=pytest.mark.slow) for each in LONGER)]
+
+
+@pytest.mark.parametrize("arguments", RUNS, ids=lambda each: "-".join(each) or "plain")
 def test_a_run_in_parts_is_the_run_in_one(tmp_path, arguments):
     whole = train_in_parts(tmp_path / "whole", [], **arguments)
     parts = train_in_parts(tmp_path / "parts", [3, 8, 13, 14], **arguments)
@@ -94,7 +96,7 @@ def test_a_run_in_parts_is_the_run_in_one(tmp_path, arguments):
     assert whole[1] == parts[1]
 
 
-@pytest.mark.parametrize("update", ["master", "stochastic", "plain"])
+@pytest.mark.parametrize("update", ["stochastic", pytest.param("master", marks=pytest.mark.slow)])
 def test_bfloat16_weights_resume_exactly(tmp_path, update):
     def model():
         return tiny_model(dtype=torch.bfloat16)

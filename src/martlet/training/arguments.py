@@ -35,8 +35,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "average_tokens_across_devices": (True, "the loss is a mean over the tokens of all ranks, always"),
     "activation_checkpointing_kwargs": (None, "each block is checkpointed, without options"),
     "gradient_checkpointing_kwargs": (None, "each block is checkpointed, without options"),
-    "torch_compile_backend": (None, "only inductor is used"),
-    "torch_compile_mode": (None, "only the default mode is used"),
+    "torch_compile": (False, "rows are ragged, so that every step would be compiled anew"),
+    "torch_compile_backend": (None, "nothing is compiled"),
+    "torch_compile_mode": (None, "nothing is compiled"),
     "use_liger_kernel": (False, "the loss is chunked already"),
     "liger_kernel_config": (None, "the loss is chunked already"),
     "use_cache": (False, "training keeps no keys and values"),
@@ -116,7 +117,6 @@ class TrainingArguments:
     bf16_update: str = "master"
     activation_checkpointing: bool | None = None
     gradient_checkpointing: bool | None = None
-    torch_compile: bool = False
     neftune_noise_alpha: float | None = None
     logging_strategy: str = "steps"
     logging_steps: float = 500

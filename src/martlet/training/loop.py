@@ -64,6 +64,9 @@ class Loop:
                 raise folder
             trainer.is_trained = True
             self._set_checkpointing(stack)
+            if self.args.full_determinism:
+                stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+                torch.use_deterministic_algorithms(True)
             self.step_module = world.share(BatchLoss(trainer), trainer.model)
             trainer.create_optimizer_and_scheduler(self.max_steps)
             self.identity = identity_of(trainer, self.step_size)

@@ -39,6 +39,8 @@ class World:
                 )
         self.shards = bool(args.fsdp) and self.size > 1
         self.bucket_mb = args.ddp_bucket_cap_mb
+        config: Any = args.fsdp_config or {}
+        self.reshards = bool(config.get("reshard_after_forward", True))
 
     @property
     def is_first(self) -> bool:
@@ -105,7 +107,7 @@ class World:
         if any(isinstance(each, nn.MultiheadAttention) for each in model.modules()):
             raise UnsupportedError("fsdp", "is for models of this library", found=type(model).__name__)
         for block in [each for each in model.modules() if isinstance(each, Block)]:
-            fully_shard(block)
+            fully_shard(block, reshard_after_forward=self.reshards)
         fully_shard(step)
         return step
 
