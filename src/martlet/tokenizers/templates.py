@@ -171,9 +171,12 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, target: Any, /, *values: Any, **named: Any) -> Any:
-        owner = getattr(target, "__self__", None)
+        owner = getattr(getattr(target, "__wrapped__", target), "__self__", None)  # the sandbox wraps str.format
         if isinstance(owner, str):
             _check_widths(owner if getattr(target, "__name__", "") in ("format", "format_map") else "", values)
+            if getattr(target, "__name__", "") == "join" and values and hasattr(values[0], "__len__"):
+                size = sum(len(item) for item in values[0] if isinstance(item, str))
+                _bound(len(owner) * len(values[0]) + size, MAX_CHARS, "characters of text")
             if getattr(target, "__name__", "") == "replace" and len(values) > 1:
                 _bound((len(owner) + 1) * len(str(values[1])), MAX_CHARS, "characters of text")
         return super().call(context, target, *values, **named)
@@ -272,6 +275,7 @@ def _environment() -> jinja2.Environment:
         made.filters[name] = _width_checked(made.filters[name])
     made.filters["join"] = _join
     made.filters["replace"] = _replace
+    del made.globals["lipsum"]  # text without end
     made.globals["raise_exception"] = _raise_exception
     made.globals["strftime_now"] = _strftime_now
     made.globals["dict"] = _Dict()
