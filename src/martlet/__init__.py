@@ -26,6 +26,8 @@ _ROOMS = {
     "DataCollatorWithPadding": "datasets",
     "DefaultDataCollator": "datasets",
     "DynamicCache": "nn.cache",
+    "EarlyStoppingCallback": "training",
+    "EvalPrediction": "training",
     "GenerationConfig": "generation",
     "LogitsProcessor": "generation",
     "LogitsProcessorList": "generation",
@@ -34,6 +36,11 @@ _ROOMS = {
     "TextGenerationPipeline": "pipelines.text_generation",
     "TextIteratorStreamer": "generation",
     "TextStreamer": "generation",
+    "Trainer": "training",
+    "TrainerCallback": "training",
+    "TrainerControl": "training",
+    "TrainerState": "training",
+    "TrainingArguments": "training",
     "default_data_collator": "datasets",
     "pipeline": "pipelines",
     "set_seed": "generation",
@@ -74,6 +81,15 @@ if TYPE_CHECKING:
     from martlet.pipelines import pipeline
     from martlet.pipelines.text_generation import TextGenerationPipeline
     from martlet.tokenizers import AddedToken, AutoTokenizer, BatchEncoding
+    from martlet.training import (
+        EarlyStoppingCallback,
+        EvalPrediction,
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
 
 
 def __getattr__(name: str) -> Any:
