@@ -73,7 +73,7 @@ def main() -> None:
         mine, other = ours.load_from_disk(path), theirs.load_from_disk(path)
         picked = np.random.default_rng(1).integers(0, num_rows, 10_000).tolist()
         some = picked[:5_000]
-        few = range(0, num_rows // 4)
+        few = range(num_rows // 4)
         journeys: list[tuple[str, float, int, Callable[[Any], Any]]] = [
             ("filter(lambda) on a float", 1.5, num_rows, lambda ds: len(ds.filter(lambda row: row["score"] > 0.5))),
             ("map(lambda)", 1.5, num_rows, lambda ds: ds.map(lambda row: {"n": row["id"] + 1})[0]),

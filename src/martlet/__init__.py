@@ -81,15 +81,11 @@ if TYPE_CHECKING:
     from martlet.pipelines import pipeline
     from martlet.pipelines.text_generation import TextGenerationPipeline
     from martlet.tokenizers import AddedToken, AutoTokenizer, BatchEncoding
-    from martlet.training import (
-        EarlyStoppingCallback,
-        EvalPrediction,
-        Trainer,
-        TrainerCallback,
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
-    )
+    from martlet.training.arguments import TrainingArguments
+    from martlet.training.callbacks import EarlyStoppingCallback, TrainerCallback
+    from martlet.training.outputs import EvalPrediction
+    from martlet.training.state import TrainerControl, TrainerState
+    from martlet.training.trainer import Trainer
 
 
 def __getattr__(name: str) -> Any:
