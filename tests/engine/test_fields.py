@@ -88,7 +88,9 @@ SAMPLED = [
 ]
 
 
-@pytest.mark.parametrize("fields", FIELDS + [{"do_sample": True, **each} for each in SAMPLED], ids=str)
+@pytest.mark.parametrize(
+    "fields", FIELDS + [{"do_sample": True, **each} for each in SAMPLED], ids=lambda each: "-".join(each)
+)
 def test_both_backends(models, fields):
     asked = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, "seed": 3, **fields}
     if fields.get("num_beams", 1) > 1 and "num_return_sequences" not in fields:
