@@ -41,12 +41,10 @@ def make_model(model_type: str, keywords: dict[str, Any], seed: int = 0) -> Any:
     return fill_random(transformers.AutoConfig.for_model(model_type, **copy.deepcopy(keywords)), 0.3, seed)
 
 
-def fill_random(config: Any, std: float, seed: int) -> Any:
+def fill_random(config: Any, std: float, seed: int, kind: Any = transformers.AutoModelForCausalLM) -> Any:
     """Hugging Face's model of a config in float32, every weight random, norms and biases too."""
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(
-        config, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    model = kind.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(0, std)

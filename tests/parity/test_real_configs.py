@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import martlet
 
@@ -22,6 +23,7 @@ WIDTH, HEADS, VOCABULARY, POSITIONS, WINDOW, TRAINED = 160, 4, 96, 64, 5, 16
 SMALL = {"hidden_size": WIDTH, "intermediate_size": 48, "ffn_dim": 48, "n_inner": 48, "head_dim": 24}
 SMALL |= {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_head": HEADS, "n_ctx": POSITIONS, "n_positions": POSITIONS}
 SMALL |= {"num_attention_heads": HEADS, "max_position_embeddings": POSITIONS, "sliding_window": WINDOW}
+SMALL |= {"dim": WIDTH, "hidden_dim": 48, "n_heads": HEADS}
 SMALL |= {"original_max_position_embeddings": TRAINED, "sliding_window_size": WINDOW}
 
 
@@ -29,8 +31,9 @@ def shrink(values: dict[str, Any]) -> dict[str, Any]:
     """The same keys: sizes small, windows and trained lengths shorter than the prompts of the test."""
     small = copy.deepcopy(values)
     small |= {key: SMALL[key] for key in SMALL.keys() & values.keys() if values[key] is not None}
-    small |= {key: None for key in values if key.endswith("_token_id")}
-    for key in {"num_hidden_layers", "n_layer"} & values.keys():
+    # an encoder's table of positions begins after the padding's
+    small |= {key: None for key in values if key.endswith("_token_id") and values["model_type"] not in ENCODERS}
+    for key in {"num_hidden_layers", "n_layer", "n_layers"} & values.keys():
         small[key] = 7 if values["model_type"] == "gemma3_text" else 4
     small |= {key: found[: small["num_hidden_layers"]] for key, found in values.items() if key in PER_LAYER and found}
     if values.get("max_window_layers") is not None:
@@ -49,6 +52,7 @@ def shrink(values: dict[str, Any]) -> dict[str, Any]:
     return small
 
 
+ENCODERS = ("bert", "distilbert", "roberta", "xlm-roberta")
 PER_LAYER = ("layer_types", "no_rope_layers")
 
 
@@ -56,11 +60,12 @@ PER_LAYER = ("layer_types", "no_rope_layers")
 def test_logits(name: str, tmp_path: Path) -> None:
     values = shrink(CONFIGS[name])
     config = hugging_face(values)
-    theirs = gguf_files.fill_random(config, 0.1, seed=1)
+    kind = "AutoModelForMaskedLM" if values["model_type"] in ENCODERS else "AutoModelForCausalLM"
+    theirs = gguf_files.fill_random(config, 0.1, seed=1, kind=getattr(transformers, kind))
     theirs.save_pretrained(tmp_path)
-    ours = martlet.AutoModelForCausalLM.from_pretrained(tmp_path, config=values, dtype="float32")
+    ours = getattr(martlet, kind).from_pretrained(tmp_path, config=values, dtype="float32")
     for length in (TRAINED - 4, 3 * TRAINED):  # the rotation of some changes beyond the trained length
-        ids = torch.randint(0, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(length))
+        ids = torch.randint(3, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(length))
         with torch.no_grad():
             want, found = theirs(ids).logits, ours(ids).logits
         assert want.abs().max() > 0.05
