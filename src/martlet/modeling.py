@@ -324,7 +324,7 @@ def load_model(
     model.name_or_path = str(name_or_path)
     if isinstance(model, ModelForCausalLM):
         is_packed = any(source.info(piece.source).dtype not in STORED for piece in pieces.values())
-        as_stored = is_packed and options["dtype"] == "auto"
+        as_stored = is_packed and options["dtype"] == "auto" and not on_torch
         model.handover = Handover((source, pieces) if as_stored else None, wanted=not on_torch)
         model.handover.mark_loaded(model)
     return opened, model.eval()

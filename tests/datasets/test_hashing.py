@@ -133,6 +133,18 @@ def test_what_cannot_be_hashed_is_named(tmp_path):
     assert ds.map(uses_lock, new_fingerprint="mine")["b"][:] == [1, 2]
 
 
+def test_our_tokenizer_has_a_key_and_keeps_it():
+    from martlet.tokenizers import Tokenizer as Ours
+
+    tokenizer = Ours(Tokenizer(WordLevel({"a": 0, "b": 1, "[PAD]": 2}, "a")))
+    tokenizer.pad_token = "[PAD]"
+    before = key_of(lambda row: tokenizer(row["a"], truncation=True))
+    tokenizer(["a", "b"], padding=True, truncation=True, max_length=3)
+    assert key_of(lambda row: tokenizer(row["a"], truncation=True)) == before and before[1]
+    tokenizer.pad_token = "b"
+    assert key_of(lambda row: tokenizer(row["a"], truncation=True))[0] != before[0]
+
+
 def test_a_tokenizer_keeps_its_key_when_it_is_used():
     transformers = pytest.importorskip("transformers")
     plain = Tokenizer(WordLevel({"a": 0, "b": 1, "[PAD]": 2}, "a"))

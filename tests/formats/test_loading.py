@@ -179,7 +179,7 @@ def test_a_block_type_without_values_opens_and_says_so_when_it_is_read(tmp_path)
 
 
 def test_the_map_of_a_packed_file_goes(whole):
-    model = AutoModelForCausalLM.from_pretrained(whole)
+    model = AutoModelForCausalLM.from_pretrained(whole, backend="torch")
     assert not maps_of(whole)
     assert model.dtype == torch.float32
 

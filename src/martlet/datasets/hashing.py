@@ -217,6 +217,9 @@ class Hasher:
         self.feed(kind)
         if not _has_own_reduce(kind):
             state = getattr(value, "__dict__", None)
+            tells = any("__getstate__" in vars(base) for base in kind.__mro__ if base is not object)
+            if tells and isinstance(told := value.__getstate__(), dict):
+                state = told  # it leaves out locks, and what can be made again
             slots = [name for base in kind.__mro__ for name in _slots(base) if hasattr(value, name)]
             if state is not None or slots or kind.__module__ != "builtins":
                 for name in slots:

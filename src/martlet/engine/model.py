@@ -49,6 +49,10 @@ class EngineModel:
         process = os.getpid()
         return self._rows.get(process) or self._rows.setdefault(process, Rows(self, self.kv_cache_bytes))
 
+    def end_rows(self) -> None:
+        """Ends the engine of this process, so that weights can be set. Close its sessions first; a new one begins."""
+        self._rows.pop(os.getpid(), None)
+
     @property
     def packed_bytes(self) -> int:
         """Memory of the packed matrices."""

@@ -66,6 +66,7 @@ class Trial:
             self._put(name, "F32", self.values(name).reshape(-1).view(np.uint8))
 
     def _put(self, name: str, kind: str, raw: NDArray[np.uint8]) -> None:
+        self.model.end_rows()  # an engine's weights stay as they are
         rows, columns = self.shapes[name]
         if name == EMBEDDING:
             self.model.handle.set_table(name, kind, raw, rows, columns)

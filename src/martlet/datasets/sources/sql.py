@@ -130,8 +130,8 @@ def _sqlalchemy_rows(
     except ImportError as problem:
         raise MissingDependencyError("con=", "as a URI needs SQLAlchemy", remedy="pip install sqlalchemy") from problem
     is_ours = isinstance(con, str)
-    engine = sqlalchemy.create_engine(con) if is_ours else con
-    connection = engine.connect() if hasattr(engine, "connect") else engine
+    engine: Any = sqlalchemy.create_engine(con) if is_ours else con
+    connection: Any = engine.connect() if hasattr(engine, "connect") else engine
     try:
         query = sqlalchemy.text(_query(sql, columns)) if isinstance(sql, str) else sql
         try:
