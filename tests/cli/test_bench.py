@@ -34,9 +34,13 @@ def test_a_model_measured(martlet, tiny):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["engines"].keys() == {"martlet"}
-    for name in ("prefill", "decode", "first_token_s", "total_s", "job"):
-        assert found["engines"]["martlet"][name]["median"] > 0
-    assert found["share_of_read_bandwidth"] > 0
+    ours = found["engines"]["martlet"]
+    for name in ("prefill", "first_token_s", "total_s", "job"):
+        assert ours[name]["median"] > 0
+    # the first tokens are timed in a run of their own, which noise can make the longer one: no rate is claimed then
+    [decode], [first_s], [total_s] = (ours[name]["runs"] for name in ("decode", "first_token_s", "total_s"))
+    assert decode == (pytest.approx(3 * 3 / (total_s - first_s)) if total_s > first_s else 0)
+    assert (found["share_of_read_bandwidth"] is not None) == (decode > 0)
     assert found["share_of_multiply_peak"] > 0
     # all matrices and the head, in float32, and three rows' keys and values
     assert found["bytes_per_step"] > 4 * 260 * 16
