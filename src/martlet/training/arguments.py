@@ -6,8 +6,8 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "trackio_space_id": (None, "there is no trackio logger"),
     "trackio_bucket_id": (None, "there is no trackio logger"),
     "trackio_static_space_id": (None, "there is no trackio logger"),
-    "eval_do_concat_batches": (True, "predictions are one array"),
     "eval_use_gather_object": (False, "predictions are gathered as they are"),
     "eval_accumulation_steps": (None, "predictions move to the CPU after each batch, always"),
     "batch_eval_metrics": (False, "compute_metrics sees all predictions at once"),
@@ -70,7 +69,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "parallelism_config": (None, "only data parallelism: DDP, or fsdp=True"),
     "dataloader_pin_memory": (True, "batches are a few integers"),
     "dataloader_persistent_workers": (False, "workers live as long as a run anyway"),
-    "dataloader_prefetch_factor": (None, "two batches a worker are fetched ahead"),
     "dataloader_multiprocessing_context": (None, "the platform's default is used"),
     "dataloader_in_order": (True, "the order of samples is a promise"),
     "ddp_find_unused_parameters": (None, "unused parameters are found, always"),
@@ -81,10 +79,26 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "skip_memory_metrics": (True, "peak memory is in report.html"),
     "local_rank": (-1, "torchrun says it through LOCAL_RANK"),
 }
+# Their other values that ask for what happens anyway: how batches get to the model, never what is computed.
+HELD_ANYWAY: dict[str, Callable[[Any], bool]] = {
+    "dataloader_pin_memory": lambda value: value is False,
+    "dataloader_persistent_workers": lambda value: value is True,
+    "ddp_find_unused_parameters": lambda value: isinstance(value, bool),
+    "gradient_checkpointing_kwargs": lambda value: set(value) <= {"use_reentrant"},
+    "activation_checkpointing_kwargs": lambda value: set(value) <= {"use_reentrant"},
+    "eval_accumulation_steps": lambda value: isinstance(value, int) and value > 0,
+}
 
 
-@dataclass(kw_only=True)
-class TrainingArguments:
+class _Checked(type):
+    """Makes arguments: one that is refused has its own error, in subclasses too."""
+
+    def __call__(cls, *by_place: Any, **given: Any) -> Any:
+        return super().__call__(*by_place, **_taken(given, {each.name for each in fields(cls)}))  # type: ignore[arg-type]
+
+
+@dataclass
+class TrainingArguments(metaclass=_Checked):
     """Every setting of a run. ArgumentError for an unknown name or a wrong value, UnsupportedError for one we lack.
 
     Names and defaults are those of Hugging Face's TrainingArguments; steps count updates of the weights. Ours alone:
@@ -94,6 +108,7 @@ class TrainingArguments:
     """
 
     output_dir: str | None = None
+    _: KW_ONLY
     per_device_train_batch_size: int = 8
     per_device_eval_batch_size: int = 8
     num_train_epochs: float = 3.0
@@ -110,7 +125,7 @@ class TrainingArguments:
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     gradient_accumulation_steps: int = 1
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = 1.0
     label_smoothing_factor: float = 0.0
     bf16: bool = False
     bf16_full_eval: bool = False
@@ -123,7 +138,7 @@ class TrainingArguments:
     logging_first_step: bool = False
     include_num_input_tokens_seen: str | bool = "no"
     disable_tqdm: bool | None = None
-    report_to: str | list[str] = "none"
+    report_to: str | list[str] | None = "none"
     report_html: bool = True
     run_name: str | None = None
     eval_strategy: str = "no"
@@ -131,6 +146,7 @@ class TrainingArguments:
     eval_delay: float = 0
     eval_on_start: bool = False
     prediction_loss_only: bool = False
+    eval_do_concat_batches: bool = True
     include_for_metrics: list[str] = field(default_factory=list)
     save_only_model: bool = False
     save_strategy: str = "steps"
@@ -146,6 +162,7 @@ class TrainingArguments:
     use_cpu: bool = False
     dataloader_drop_last: bool = False
     dataloader_num_workers: int = 0
+    dataloader_prefetch_factor: int | None = None
     remove_unused_columns: bool = True
     label_names: list[str] | None = None
     train_sampling_strategy: str = "random"
@@ -154,7 +171,7 @@ class TrainingArguments:
     ddp_backend: str | None = None
     ddp_timeout: int = 1800
     ddp_bucket_cap_mb: int | None = None
-    fsdp: bool | None = None
+    fsdp: bool | str | None = None
     fsdp_config: dict[str, Any] | str | None = None
     do_train: bool = False
     do_eval: bool = False
@@ -167,6 +184,7 @@ class TrainingArguments:
         self._settle()
 
     def _check_numbers(self) -> None:
+        self.max_grad_norm = 0.0 if self.max_grad_norm is None else self.max_grad_norm
         whole = {
             "per_device_train_batch_size": 1,
             "per_device_eval_batch_size": 1,
@@ -191,6 +209,11 @@ class TrainingArguments:
             raise ArgumentError("save_total_limit", "must be at least 1, or None for all", found=self.save_total_limit)
         if self.neftune_noise_alpha is not None:
             _check_number("neftune_noise_alpha", self.neftune_noise_alpha)
+        ahead = self.dataloader_prefetch_factor
+        if ahead is not None and (type(ahead) is not int or ahead < 1 or not self.dataloader_num_workers):
+            raise ArgumentError(
+                "dataloader_prefetch_factor", "must be a whole number of at least 1, with workers", found=repr(ahead)
+            )
         for name in ("seed", "data_seed"):
             value = getattr(self, name)
             if value is not None and type(value) is not int:
@@ -214,7 +237,8 @@ class TrainingArguments:
                 found=repr(self.optim),
                 remedy="Pass any torch optimizer through Trainer(optimizers=(optimizer, None)).",
             )
-        reporters = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to)
+        given = self.report_to or []
+        reporters = [given] if isinstance(given, str) else list(given)
         if reporters == ["all"]:
             raise ArgumentError("report_to", "must name its loggers", found="'all'", remedy=f"There are {REPORTERS}.")
         self.report_to = [_choose("report_to", each, REPORTERS) for each in reporters if each != "none"]
@@ -233,6 +257,8 @@ class TrainingArguments:
             self.warmup_steps, self.warmup_ratio = self.warmup_ratio, None
         self.lr_scheduler_kwargs = _read_dict("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self.fsdp_config = _read_dict("fsdp_config", self.fsdp_config)
+        if isinstance(self.fsdp, str) and set(self.fsdp.split()) <= {"full_shard", "auto_wrap"}:
+            self.fsdp = "full_shard" in self.fsdp  # each block is wrapped, always
         if self.fsdp not in (None, False, True):
             raise UnsupportedError("fsdp", "must be True (FSDP2, full shard) or False", found=repr(self.fsdp))
         if unknown := set(self.fsdp_config) - {"version", "reshard_after_forward", "activation_checkpointing"}:
@@ -263,6 +289,8 @@ class TrainingArguments:
             if value >= 1:
                 setattr(self, name, int(value))
         self.do_eval = self.do_eval or self.eval_strategy != "no"
+        if self.lr_scheduler_type == "reduce_lr_on_plateau" and self.eval_strategy == "no":
+            raise ArgumentError("lr_scheduler_type", "'reduce_lr_on_plateau' needs an eval_strategy", found="'no'")
         if self.load_best_model_at_end or self.save_strategy == "best":
             if self.eval_strategy == "no":
                 raise ArgumentError("load_best_model_at_end", "needs an eval_strategy", found="eval_strategy='no'")
@@ -287,6 +315,42 @@ class TrainingArguments:
     def eval_batch_size(self) -> int:
         return self.per_device_eval_batch_size
 
+    # what torchrun says of this process
+
+    @property
+    def world_size(self) -> int:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+
+    @property
+    def process_index(self) -> int:
+        return int(os.environ.get("RANK", "0"))
+
+    @property
+    def local_process_index(self) -> int:
+        return int(os.environ.get("LOCAL_RANK", "0"))
+
+    @property
+    def should_save(self) -> bool:
+        """Whether this process writes files; one of a run does."""
+        return self.process_index == 0
+
+    @property
+    def should_log(self) -> bool:
+        return self.process_index == 0
+
+    @property
+    def device(self) -> Any:
+        """The torch device a Trainer of these arguments runs on."""
+        import torch
+
+        has_cuda = torch.cuda.is_available() and not self.use_cpu
+        return torch.device("cuda", self.local_process_index) if has_cuda else torch.device("cpu")
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process: one or none."""
+        return int(self.device.type == "cuda")
+
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Warm-up in steps: a share below 1 is of all steps."""
         share = self.warmup_steps
@@ -303,8 +367,13 @@ class TrainingArguments:
         """Every argument, as JSON can hold it."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
+    def to_sanitized_dict(self) -> dict[str, Any]:
+        """The same with words for what loggers cannot take."""
+        plain = (bool, int, float, str)
+        return {name: each if isinstance(each, plain) else str(each) for name, each in self.to_dict().items()}
+
     def to_json_string(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
+        return json.dumps(self.to_dict(), indent=2, default=str)
 
     def but(self, **changes: Any) -> TrainingArguments:
         """A copy with some arguments changed, checked as a new one is."""
@@ -320,7 +389,7 @@ def _taken(given: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
         elif name not in REFUSED:
             near = difflib.get_close_matches(name, [*known, *REFUSED], 1, 0.6)
             raise ArgumentError("TrainingArguments", f"has no {name!r}", remedy=f"Is {near[0]} meant?" if near else "")
-        elif value != REFUSED[name][0] and value is not None:
+        elif value is not None and value != REFUSED[name][0] and not HELD_ANYWAY.get(name, lambda _: False)(value):
             reason = f"is not supported: {REFUSED[name][1]}"
             raise UnsupportedError(f"TrainingArguments, {name}", reason, found=repr(value))
     return taken
@@ -368,15 +437,3 @@ def _read_dict(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise ArgumentError(name, "must be a dict", found=type(read).__name__)
     return read
-
-
-_by_keywords = TrainingArguments.__init__
-
-
-def _init(self: TrainingArguments, output_dir: Any = None, **given: Any) -> None:
-    taken = _taken(given, {each.name for each in fields(TrainingArguments)})
-    _by_keywords(self, output_dir=output_dir, **taken)
-
-
-# output_dir may come by place, and an argument that is refused has its own error: dataclasses do neither
-TrainingArguments.__init__ = _init  # type: ignore[method-assign]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -49,6 +50,16 @@ class Callbacks:
         self.list: list[Any] = []
         for each in callbacks:
             self.add(each)
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """The callbacks, in the order they are called."""
+        return self.list
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in EVENTS:
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        return functools.partial(self.call, name)
 
     def add(self, callback: Any) -> None:
         """Adds a callback, or a class of them."""

@@ -36,7 +36,7 @@ def evaluation_loop(
     was_training = trainer.model.training
     trainer.model.eval()
     try:
-        for number, batch in _batches(fetcher, args, world):
+        for number, batch in rank_batches(fetcher, args, world):
             with trainer.computing():
                 loss, items, logits, labels = _one(trainer, batch, loss_only, ignore_keys)
             if loss is not None:
@@ -54,10 +54,12 @@ def evaluation_loop(
         raise TrainingDataError(f"{prefix} dataset", "must have rows", found="none")
     sums = world.total(sums)
     parts = sorted((each for rank in world.gather(kept) for each in rank), key=lambda each: each[0])
-    logits, labels, inputs, losses = (_joined([each[place] for each in parts]) for place in range(1, 5))
+    join = _joined if args.eval_do_concat_batches else _listed
+    logits, labels, inputs, losses = (join([each[place] for each in parts]) for place in range(1, 5))
     metrics = _metrics(trainer, loss_only, logits, labels, inputs, losses)
     if sums[1]:
-        metrics["loss"] = sums[0] / sums[1]
+        loss = {"loss": sums[0] / sums[1]}
+        metrics = loss | metrics | loss
     seconds = time.perf_counter() - began
     metrics |= {
         "runtime": round(seconds, 4),
@@ -81,7 +83,7 @@ def _metrics(trainer: Any, loss_only: bool, logits: Any, labels: Any, inputs: An
     return {name: each.item() if hasattr(each, "item") else each for name, each in found.items()}
 
 
-def _batches(fetcher: Fetcher, args: Any, world: Any) -> Any:
+def rank_batches(fetcher: Fetcher, args: Any, world: Any) -> Any:
     """This rank's batches, numbered over all ranks."""
     size = args.eval_batch_size
     if has_length(fetcher.dataset):
@@ -126,6 +128,15 @@ def _array(value: Any) -> Any:
     if isinstance(value, Tensor):
         return (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
     return tuple(_array(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+def _listed(parts: list[Any]) -> Any:
+    """Batches as they came; of several outputs, a list of each."""
+    if not parts or parts[0] is None:
+        return None
+    if isinstance(parts[0], tuple):
+        return tuple(_listed([part[place] for part in parts]) for place in range(len(parts[0])))
+    return parts
 
 
 def _joined(parts: list[Any]) -> Any:

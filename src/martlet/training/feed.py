@@ -56,8 +56,9 @@ def seeded(*words: int) -> Iterator[None]:
 class Fetcher(Dataset[Batch]):
     """A dataset with a length, read and collated: `fetcher[step, samples]` is a batch, a function of both."""
 
-    def __init__(self, dataset: Any, reader: RowReader, collate: Collate, seed: int) -> None:
+    def __init__(self, dataset: Any, reader: RowReader, collate: Collate, seed: int, ahead: int | None = None) -> None:
         self.dataset, self.reader, self.collate, self.seed = dataset, reader, collate, seed
+        self.ahead = ahead  # batches a worker holds ready; None: torch's number
         self.draws_nothing = isinstance(dataset, list | tuple) or hasattr(dataset, "features")
 
     def __getitem__(self, key: tuple[int, tuple[int, ...]]) -> Batch:
@@ -90,8 +91,9 @@ def fetched(fetcher: Fetcher, keys: Iterable[tuple[int, tuple[int, ...]]], worke
     plan: Any = keys
     # a generator of its own: a loader draws a seed for its workers, which must not come from torch's
     loader: Any = DataLoader(
-        fetcher, sampler=plan, batch_size=None, num_workers=workers, collate_fn=_itself, generator=torch.Generator()
-    )
+        fetcher, sampler=plan, batch_size=None, num_workers=workers, collate_fn=_itself, generator=torch.Generator(),
+        prefetch_factor=fetcher.ahead,
+    )  # fmt: skip
     return iter(loader)
 
 

@@ -103,6 +103,7 @@ class Loop:
             wanted = math.ceil(args.num_train_epochs * self.steps_per_epoch)
             self.max_steps = args.max_steps if args.max_steps > 0 else wanted
             self.num_epochs = math.ceil(self.max_steps / self.steps_per_epoch)
+            self.last_step = self.num_epochs * self.steps_per_epoch
             return
         if args.max_steps < 0:
             raise TrainingDataError(
@@ -154,7 +155,7 @@ class Loop:
             self._evaluate()
         if self.progress.ends_epoch:  # the run was killed between a save and the end of its epoch
             self._end_epoch()
-        while state.global_step < self.max_steps and not trainer.control.should_training_stop:
+        while not self._is_over() and not trainer.control.should_training_stop:
             trainer.control.should_epoch_stop = False
             trainer.event("on_epoch_begin")
             self._epoch()
@@ -172,8 +173,24 @@ class Loop:
                 break
 
     def _steps(self, first: int, place: tuple[int, int]) -> Iterator[Step]:
-        steps: Iterator[Step] = self.feed.steps(first, self.max_steps, place)
+        skipped = self.progress.skipped
+        steps: Iterator[Step] = self.feed.steps(first + skipped, self.max_steps + skipped, place)
         return steps
+
+    def _is_over(self) -> bool:
+        """Whether all steps are done, or all epochs: a callback may end one early."""
+        step = self.trainer.state.global_step
+        is_last = isinstance(self.feed, MapFeed) and step + self.progress.skipped >= self.last_step
+        return step >= self.max_steps or is_last
+
+    def _leave_epoch(self) -> None:
+        """Goes to the start of the next epoch."""
+        progress = self.progress
+        progress.ends_epoch = True
+        if isinstance(self.feed, MapFeed):
+            progress.skipped += -(self.trainer.state.global_step + progress.skipped) % self.steps_per_epoch
+        else:
+            progress.epoch, progress.taken = progress.epoch + 1, 0
 
     def _step(self, step: Step) -> None:
         trainer, state = self.trainer, self.trainer.state
@@ -213,6 +230,8 @@ class Loop:
         state.total_flos += 6.0 * self._num_weights * tokens
         self._note(loss, step)
         trainer.event("on_step_end")
+        if trainer.control.should_epoch_stop and not step.ends_epoch:
+            self._leave_epoch()
         self._log_evaluate_save(norm, rate)
 
     def _backward(self, batches: list[Batch], items: int) -> float:
@@ -227,7 +246,7 @@ class Loop:
                 (loss * world.size if world.size > 1 else loss).backward()
             own.append(float(loss.detach()))
             total += own[-1]
-            if not is_last:
+            if not is_last and any(each.samples for each in batches[turn + 1 :]):
                 self.trainer.event("on_substep_end")
         (loss_of_all,) = world.total([total])
         self._check_loss(loss_of_all, own, batches)
@@ -336,7 +355,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         trainer, state, args = self.trainer, self.trainer.state, self.args
-        metrics = trainer.evaluate()
+        metrics = trainer.evaluate(ignore_keys=trainer.ignored_keys)
         if isinstance(trainer.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             trainer.lr_scheduler.step(find_metric(metrics, args.metric_for_best_model or "loss"))
         if args.metric_for_best_model is None:

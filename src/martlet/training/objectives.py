@@ -69,6 +69,14 @@ def logits_of(outputs: Any) -> Tensor:
     return outputs[0] if logits is None else logits
 
 
+def loss_of(outputs: Any) -> Tensor | None:
+    """The loss among what a model returned: by name, or the single number that a tuple begins with."""
+    if isinstance(outputs, tuple | list) and not hasattr(outputs, "loss"):
+        first = outputs[0] if outputs else None
+        return first if isinstance(first, Tensor) and first.ndim == 0 else None
+    return outputs.get("loss") if isinstance(outputs, dict) else getattr(outputs, "loss", None)
+
+
 def _check_ids(labels: Tensor, num_labels: int) -> None:
     if labels.dtype != torch.int64:
         raise TrainingDataError("labels", "must be whole numbers: the ids of classes", found=str(labels.dtype))
@@ -260,7 +268,7 @@ class OwnObjective(Objective):
                 remedy="Pass compute_loss_func.",
             )  # fmt: skip
         outputs = model(**inputs)
-        loss = outputs.get("loss") if isinstance(outputs, dict) else getattr(outputs, "loss", None)
+        loss = loss_of(outputs)
         if loss is None:
             raise TrainingDataError(
                 type(model).__name__, "gave no loss", remedy="Give it labels, or pass compute_loss_func."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,21 +12,35 @@ from torch import Tensor, nn
 
 from martlet.errors import ArgumentError, MissingDependencyError
 from martlet.nn.draws import mix
+from martlet.training.adafactor import Adafactor
 from martlet.training.arguments import TrainingArguments
 
 Build = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
+NOT_DECAYING = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 NARROW = (torch.bfloat16, torch.float16)
 
 
+def decay_parameter_names(model: nn.Module) -> list[str]:
+    """Names of the weights that decay: all but biases and those of norms, by the names they have in Hugging Face's."""
+    norms = {path for path, module in model.named_modules() if "norm" in type(module).__name__.lower()}
+    return [
+        name
+        for name, _ in model.named_parameters()
+        if name.rpartition(".")[0] not in norms and not NOT_DECAYING.search(name.lower())
+    ]
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable weights in two groups: matrices, which decay, and norms and biases, which do not."""
+    """Trainable weights in two groups: those that decay, and norms and biases, which do not."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ArgumentError("model", "must have a weight that requires a gradient", found="every one frozen")
+    decaying = decay_parameter_names(model)
+    named = [(name in decaying, each) for name, each in model.named_parameters() if each.requires_grad]
     groups = [
-        {"params": [each for each in trainable if each.ndim > 1], "weight_decay": weight_decay},
-        {"params": [each for each in trainable if each.ndim <= 1], "weight_decay": 0.0},
+        {"params": [each for decays, each in named if decays], "weight_decay": weight_decay},
+        {"params": [each for decays, each in named if not decays], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
@@ -40,7 +55,7 @@ def builder(args: TrainingArguments) -> Build:
         case "adamw_torch":
             return lambda groups: torch.optim.AdamW(groups, **{**adam, **options})
         case "adafactor":
-            return lambda groups: torch.optim.Adafactor(groups, **{"lr": args.learning_rate, **options})
+            return lambda groups: Adafactor(groups, **{"lr": args.learning_rate, **options})
         case "sgd" | "adagrad" | "rmsprop":
             kind: Any = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop}
             return lambda groups: kind[args.optim](groups, **{"lr": args.learning_rate, **options})

@@ -33,6 +33,7 @@ class Progress:
 
     epoch: int = 0  # of a stream: the epoch its next sample is in, and the samples taken of it
     taken: int = 0
+    skipped: int = 0  # steps of a dataset with a length that a callback left out, by ending an epoch
     ends_epoch: bool = False  # the last step ended an epoch whose end was not yet announced
     loss_sum: float = 0.0  # of all steps, and of those not yet logged
     unlogged: float = 0.0
@@ -125,6 +126,8 @@ def find_resume(asked: Any, output: Path) -> Path | None:
             raise CheckpointError(str(output), "must have a whole checkpoint to resume from", found=torn)
         return found
     folder = Path(asked)
+    if not folder.is_dir():
+        raise CheckpointError(str(folder), "must be the folder of a checkpoint", found="no such folder")
     if not (folder / MANIFEST).is_file() and (folder / STATE).is_file():
         raise CheckpointError(
             str(folder), "was not written by martlet, so the run cannot go on exactly",

@@ -55,6 +55,8 @@ class RowReader:
     def _tokenized(self, row: Row, number: int) -> Row:
         if any(name in row for name in INPUTS) or not ({"messages", "text"} & row.keys()):
             return row
+        if self.columns is not None and (self.columns - set(self.label_names)) & (row.keys() - {"text", "messages"}):
+            return row  # the model's inputs are there; the text is a column like any other
         if self.tokenizer is None:
             raise TrainingDataError(
                 f"row {number}", "is text, and there is no tokenizer", found=", ".join(sorted(row)),

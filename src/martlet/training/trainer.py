@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,13 +18,14 @@ from martlet.formats.files import read_json, write_json
 from martlet.nn.compute import computing_in_float32, has_bfloat16_products
 from martlet.nn.draws import number_places
 from martlet.training.arguments import TrainingArguments
+from martlet.training.batches import Batches
 from martlet.training.callbacks import Callbacks, DefaultFlowCallback, TrainerCallback
 from martlet.training.collators import pad_batch, pad_id
 from martlet.training.evaluation import evaluation_loop
 from martlet.training.feed import Fetcher, MapFeed, StreamFeed, has_length, lengths_of
 from martlet.training.items import ItemCount, takes_item_count
 from martlet.training.loop import Loop
-from martlet.training.objectives import CausalObjective, Objective, find_objective, logits_of
+from martlet.training.objectives import CausalObjective, Objective, find_objective, loss_of
 from martlet.training.optimizers import build_optimizer, builder, parameter_groups
 from martlet.training.order import Order
 from martlet.training.outputs import PredictionOutput, TrainOutput
@@ -93,14 +95,14 @@ class Trainer:
         self.control = TrainerControl()
         self.model: Any = None
         self.objective: Objective
-        self._hold(model if model is not None else model_init())  # type: ignore[misc]
+        self._hold(model if model is not None else self.call_model_init())
         self.callback_handler = Callbacks([DefaultFlowCallback(), *watchers(self.args, self.world), *(callbacks or [])])
         self.is_in_train = False
         self.event("on_init_end")
 
     def _refuse_overrides(self) -> None:
         for name in NOT_OVERRIDDEN:
-            if hasattr(type(self), name):
+            if getattr(type(self), name, None) is not getattr(Trainer, name, None):
                 raise UnsupportedError(
                     type(self).__name__, f"overrides {name}, which is not used here",
                     remedy="Override compute_loss, prediction_step, log, create_optimizer or create_scheduler.",
@@ -115,18 +117,32 @@ class Trainer:
 
     # what a run calls, and a user may too
 
-    def train(self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None) -> TrainOutput:
+    def call_model_init(self) -> Any:
+        """A model of `model_init`, which may take a trial; there is none."""
+        init: Any = self.model_init
+        return init(None) if inspect.signature(init).parameters else init()
+
+    def train(
+        self,
+        resume_from_checkpoint: str | os.PathLike[str] | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Trains to the end of `max_steps` or `num_train_epochs`.
 
         `resume_from_checkpoint`: a checkpoint folder; True for the newest whole one in `output_dir` (CheckpointError
         if there is none); "auto" for that, or a fresh start. The resumed run gives the bits of one never interrupted.
+        `ignore_keys_for_eval`: outputs of the model that are no predictions in the run's evaluations.
         """
+        if trial is not None:
+            raise UnsupportedError("trial", "must be None: there is no search of hyper-parameters", found=repr(trial))
+        self.ignored_keys = ignore_keys_for_eval
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
         if self.train_dataset is None:
             raise ArgumentError("Trainer", "needs a train_dataset to train")
         if self.model_init is not None and self.is_trained:
-            self._hold(self.model_init())
+            self._hold(self.call_model_init())
             self.optimizer = self.lr_scheduler = None
         self.is_in_train = True
         try:
@@ -137,6 +153,7 @@ class Trainer:
             self.is_in_train = False
 
     is_trained = False
+    ignored_keys: list[str] | None = None  # of the model's outputs, in the evaluations of a run
     run_config: Mapping[str, Any] | None = None  # how `martlet train` made this trainer: checkpoints keep it
 
     def fit(self, train_dataset: Any = None, eval_dataset: Any = None) -> Trainer:
@@ -169,7 +186,7 @@ class Trainer:
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """Predictions, labels and metrics over a dataset; metrics of labels only where rows have them."""
-        output = evaluation_loop(self, test_dataset, metric_key_prefix, ignore_keys, False)
+        output = evaluation_loop(self, test_dataset, metric_key_prefix, ignore_keys, self.args.prediction_loss_only)
         self.event("on_predict", metrics=output.metrics)
         return PredictionOutput(output.predictions, output.label_ids, output.metrics)
 
@@ -232,8 +249,9 @@ class Trainer:
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Any, Any, Any]:
         """Loss (None without labels), logits and labels of one batch."""
-        has_labels = all(name in inputs for name in self.objective.names)
-        labels: Any = tuple(inputs[name] for name in self.objective.names) if has_labels else None
+        names = self.label_names
+        has_labels = all(name in inputs for name in names)
+        labels: Any = tuple(inputs[name] for name in names) if has_labels else None
         labels = labels[0] if labels is not None and len(labels) == 1 else labels
         with torch.no_grad():
             if prediction_loss_only:
@@ -286,9 +304,16 @@ class Trainer:
         """Calls one event of all callbacks; their switches are in `control` afterwards."""
         self.control = self.callback_handler.call(
             name, self.args, self.state, self.control, model=self.model, processing_class=self.processing_class,
-            optimizer=self.optimizer, lr_scheduler=self.lr_scheduler, train_dataloader=None, eval_dataloader=None,
-            **more,
+            optimizer=self.optimizer, lr_scheduler=self.lr_scheduler, **self._dataloaders(), **more,
         )  # fmt: skip
+
+    def _dataloaders(self) -> dict[str, Any]:
+        train, evaluated = self.train_dataset, self.eval_dataset
+        return {
+            "train_dataloader": None if train is None else Batches(self, train, is_training=True),
+            "eval_dataloader": None if evaluated is None or isinstance(evaluated, Mapping)
+            else Batches(self, evaluated, is_training=False),
+        }  # fmt: skip
 
     # batches
 
@@ -315,7 +340,7 @@ class Trainer:
         pad = pad_id(self.processing_class)
         collate = self.data_collator if self.data_collator is not None else _Padding(pad)
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return Fetcher(dataset, self.reader(is_training), collate, seed)
+        return Fetcher(dataset, self.reader(is_training), collate, seed, self.args.dataloader_prefetch_factor)
 
     def feed(self) -> MapFeed | StreamFeed:
         """The training dataset, step by step."""
@@ -340,6 +365,23 @@ class Trainer:
                 found=order.num_samples,
             )  # fmt: skip
         return MapFeed(fetcher, order, world.rank, args.dataloader_num_workers)
+
+    def get_train_dataloader(self) -> Batches:
+        """The batches of an epoch of training, as a run takes them."""
+        if self.train_dataset is None:
+            raise ArgumentError("Trainer", "needs a train_dataset")
+        return Batches(self, self.train_dataset, is_training=True)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Batches:
+        """The batches of an evaluation; a text names one of several datasets."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        if dataset is None:
+            raise ArgumentError("Trainer", "needs an eval_dataset")
+        return Batches(self, dataset, is_training=False)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Batches:
+        return Batches(self, test_dataset, is_training=False)
 
     def batch_loss(self, inputs: dict[str, Any], total: int) -> Tensor:
         """A batch's share of the loss of a step with `total` supervised items, with its gradient."""
@@ -366,8 +408,20 @@ class Trainer:
 
     # small things under Hugging Face's names
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels in a batch."""
+        return tuple(self.args.label_names or self.objective.names)
+
     def get_num_trainable_parameters(self) -> int:
         return sum(each.numel() for each in self.model.parameters() if each.requires_grad)
+
+    def get_optimizer_group(self, param: Any = None) -> Any:
+        """The optimizer's groups, or the one a weight is in."""
+        groups = self.create_optimizer().param_groups
+        if param is None:
+            return [group["params"] for group in groups]
+        return next((group for group in groups if any(each is param for each in group["params"])), None)
 
     def get_learning_rates(self) -> list[float]:
         return [group["lr"] for group in self.create_optimizer().param_groups]
@@ -416,8 +470,11 @@ class _Padding:
 
 def _predictions(outputs: Any, ignored: Any) -> Any:
     """What a model predicts: everything it returned but the loss and what is to be ignored."""
-    skip = {"loss", "past_key_values", *ignored}
-    if not hasattr(outputs, "items"):
-        return logits_of(outputs) if isinstance(outputs, tuple) else outputs
-    found = tuple(value for name, value in outputs.items() if name not in skip and value is not None)
+    if hasattr(outputs, "items"):
+        skip = {"loss", "past_key_values", *ignored}
+        found = tuple(value for name, value in outputs.items() if name not in skip and value is not None)
+    elif isinstance(outputs, tuple | list):
+        found = tuple(outputs[0 if loss_of(outputs) is None else 1 :])
+    else:
+        found = (outputs,)
     return found[0] if len(found) == 1 else found

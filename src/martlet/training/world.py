@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,16 +20,14 @@ class World:
     """This process among those of its run. Alone, every method is a plain answer."""
 
     def __init__(self, args: TrainingArguments) -> None:
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.size, self.rank, self.local_rank = args.world_size, args.process_index, args.local_process_index
         has_cuda = torch.cuda.is_available() and not args.use_cpu
         if has_cuda and self.local_rank >= torch.cuda.device_count():
             raise DeviceError(
                 f"rank {self.rank}", "must have a GPU of its own", found=f"{torch.cuda.device_count()} GPUs",
                 remedy="Start fewer processes a node, or pass use_cpu=True.",
             )  # fmt: skip
-        self.device = torch.device("cuda", self.local_rank) if has_cuda else torch.device("cpu")
+        self.device: torch.device = args.device
         if self.size > 1 and not dist.is_initialized():
             with self.watching():
                 dist.init_process_group(
