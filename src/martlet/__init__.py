@@ -31,6 +31,8 @@ _ROOMS = {
     "GenerationConfig": "generation",
     "LogitsProcessor": "generation",
     "LogitsProcessorList": "generation",
+    "Seq2SeqTrainer": "training",
+    "Seq2SeqTrainingArguments": "training",
     "StoppingCriteria": "generation",
     "StoppingCriteriaList": "generation",
     "TextGenerationPipeline": "pipelines.text_generation",
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from martlet.training.arguments import TrainingArguments
     from martlet.training.callbacks import EarlyStoppingCallback, TrainerCallback
     from martlet.training.outputs import EvalPrediction
+    from martlet.training.seq2seq import Seq2SeqTrainer, Seq2SeqTrainingArguments
     from martlet.training.state import TrainerControl, TrainerState
     from martlet.training.trainer import Trainer
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import assert_near, make_rows, tiny_model, weights_of
+from tiny import Words, assert_near, make_rows, tiny_model, weights_of
 from torch import nn
 
 from martlet import AutoModelForCausalLM
@@ -89,8 +89,9 @@ def test_every_event_is_called_in_hugging_faces_order(tmp_path):
     ).train()  # fmt: skip
     step = ["on_step_begin", "on_substep_end", "on_pre_optimizer_step", "on_optimizer_step", "on_step_end", "on_log"]
     evaluation = ["on_prediction_step", "on_log", "on_evaluate"]
+    short = [each for each in step if each != "on_substep_end"]  # the rows that are left fill one batch
     assert calls == [
-        "on_init_end", "on_train_begin", "on_epoch_begin", *step, *evaluation, *step, *evaluation, "on_save",
+        "on_init_end", "on_train_begin", "on_epoch_begin", *step, *evaluation, *short, *evaluation, "on_save",
         "on_epoch_end", "on_log", "on_train_end",
     ]  # fmt: skip
 
@@ -233,15 +234,6 @@ def test_products_are_made_in_the_dtype_that_is_fast(tmp_path, monkeypatch):
 
 def test_masking_belongs_to_a_sample_and_a_step():
     from martlet.nn.draws import drawing
-
-    class Words:
-        mask_token_id, pad_token_id = 60, 0
-
-        def __len__(self):
-            return 61
-
-        def get_special_tokens_mask(self, ids, already_has_special_tokens):
-            return [0] * len(ids)
 
     rows = make_rows(6, least=12)
     collate = DataCollatorForLanguageModeling(Words())

@@ -3,23 +3,13 @@
 import pytest
 import torch
 from test_resume import Dies
-from tiny import SIZES, assert_equal, make_rows, weights_of
+from tiny import SIZES, Words, assert_equal, make_rows, weights_of
 
 import martlet
 from martlet.errors import TrainingDataError
 from martlet.training import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 BERT = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
-
-
-class Words:
-    mask_token_id, pad_token_id = 60, 0
-
-    def __len__(self):
-        return 61
-
-    def get_special_tokens_mask(self, ids, already_has_special_tokens):
-        return [0] * len(ids)
 
 
 def rows_of(task):

@@ -1,5 +1,6 @@
 """Tiny models and rows for the tests of training."""
 
+import numpy as np
 import torch
 
 from martlet import AutoConfig, AutoModelForCausalLM
@@ -24,6 +25,25 @@ def make_rows(count=12, seed=1, least=3, most=16):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(least, most + 1, (count,), generator=generator).tolist()
     return [{"input_ids": torch.randint(0, 61, (n,), generator=generator).tolist()} for n in lengths]
+
+
+class Words:
+    """As much of a tokenizer as masking needs."""
+
+    mask_token_id, pad_token_id, padding_side = 60, 0, "right"
+
+    def __len__(self):
+        return 61
+
+    def get_special_tokens_mask(self, ids, already_has_special_tokens):
+        return [0] * len(ids)
+
+    def pad(self, rows, padding, max_length, pad_to_multiple_of, return_tensors):
+        width = max(len(row["input_ids"]) for row in rows)
+        rest = [width - len(row["input_ids"]) for row in rows]
+        ids = [list(row["input_ids"]) + [0] * more for row, more in zip(rows, rest, strict=True)]
+        mask = [[1] * (width - more) + [0] * more for more in rest]
+        return {"input_ids": np.array(ids), "attention_mask": np.array(mask)}
 
 
 def weights_of(model):

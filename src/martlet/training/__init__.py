@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 _FILES = {
     "DPOTrainer": "dpo",
-    "DataCollatorForLanguageModeling": "collators",
-    "DataCollatorForTokenClassification": "collators",
-    "DataCollatorWithPadding": "collators",
+    "DataCollatorForLanguageModeling": "martlet.datasets.collators",
+    "DataCollatorForSeq2Seq": "martlet.datasets.collators",
+    "DataCollatorForTokenClassification": "martlet.datasets.collators",
+    "DataCollatorWithPadding": "martlet.datasets.collators",
     "EarlyStoppingCallback": "callbacks",
     "EvalPrediction": "outputs",
     "LoraConfig": "peft",
     "PeftModel": "peft",
     "PredictionOutput": "outputs",
+    "Seq2SeqTrainer": "seq2seq",
+    "Seq2SeqTrainingArguments": "seq2seq",
     "TaskType": "peft",
     "TextClassifier": "estimators",
     "TextRegressor": "estimators",
@@ -23,7 +26,7 @@ _FILES = {
     "TrainerControl": "state",
     "TrainerState": "state",
     "TrainingArguments": "arguments",
-    "default_data_collator": "collators",
+    "default_data_collator": "martlet.datasets.collators",
     "get_peft_model": "peft",
     "prepare_model_for_kbit_training": "peft",
 }
@@ -31,14 +34,15 @@ _FILES = {
 __all__ = sorted(_FILES)
 
 if TYPE_CHECKING:
-    from martlet.training.arguments import TrainingArguments
-    from martlet.training.callbacks import EarlyStoppingCallback, TrainerCallback
-    from martlet.training.collators import (
+    from martlet.datasets.collators import (
         DataCollatorForLanguageModeling,
+        DataCollatorForSeq2Seq,
         DataCollatorForTokenClassification,
         DataCollatorWithPadding,
         default_data_collator,
     )
+    from martlet.training.arguments import TrainingArguments
+    from martlet.training.callbacks import EarlyStoppingCallback, TrainerCallback
     from martlet.training.dpo import DPOTrainer
     from martlet.training.estimators import TextClassifier, TextRegressor, TokenClassifier
     from martlet.training.outputs import EvalPrediction, PredictionOutput, TrainOutput
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
         get_peft_model,
         prepare_model_for_kbit_training,
     )
+    from martlet.training.seq2seq import Seq2SeqTrainer, Seq2SeqTrainingArguments
     from martlet.training.state import TrainerControl, TrainerState
     from martlet.training.trainer import Trainer
 
@@ -56,7 +61,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _FILES:
         raise AttributeError(f"module 'martlet.training' has no attribute {name!r}")
-    value = getattr(import_module(f"martlet.training.{_FILES[name]}"), name)
+    home = _FILES[name]
+    value = getattr(import_module(home if "." in home else f"martlet.training.{home}"), name)
     globals()[name] = value
     return value
 

@@ -25,7 +25,7 @@ class Adafactor(torch.optim.Optimizer):
         super().__init__(params, {**given, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """One update of all weights that have a gradient."""
         loss = None
         if closure is not None:

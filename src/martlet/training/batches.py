@@ -32,7 +32,8 @@ class Batches:
         args, world = self._trainer.args, self._trainer.world
         drops = self.is_training and args.dataloader_drop_last
         batches = len(self.dataset) / self.batch_size
-        return math.ceil((math.floor(batches) if drops else math.ceil(batches)) / world.size)
+        count = (math.floor(batches) if drops else math.ceil(batches)) / int(world.size)
+        return math.ceil(count)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         trainer = self._trainer

@@ -16,7 +16,7 @@ from martlet.nn.decoder import CausalLM, Trace, run_padded
 from martlet.training.collators import pad_batch, pad_id
 from martlet.training.losses import IGNORED, token_losses
 from martlet.training.objectives import CausalObjective, Inputs, logits_of, unwrapped
-from martlet.training.samples import RowReader
+from martlet.training.samples import RowReader, encode_answer
 from martlet.training.trainer import Trainer
 
 LOSSES = ("sigmoid", "ipo", "hinge")
@@ -117,21 +117,7 @@ class PairReader(RowReader):
         return {name: self._answer(row["prompt"], row[name], number) for name in ("chosen", "rejected")}
 
     def _answer(self, prompt: Any, answer: Any, number: int) -> dict[str, list[int]]:
-        tokenizer = self.tokenizer
-        if isinstance(prompt, str) and isinstance(answer, str):
-            before = list(tokenizer(prompt)["input_ids"])
-            after = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
-            if tokenizer.eos_token_id is not None:
-                after.append(tokenizer.eos_token_id)
-        elif isinstance(prompt, list | tuple) and isinstance(answer, list | tuple):
-            whole = tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
-            start = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-            if not whole.startswith(start):
-                raise TrainingDataError(f"row {number}", "its chat template rewrites the prompt once it is answered")
-            before = list(tokenizer(str(start), add_special_tokens=False)["input_ids"])
-            after = list(tokenizer(str(whole)[len(start) :], add_special_tokens=False)["input_ids"])
-        else:
-            raise TrainingDataError(f"row {number}", "prompt and answers must be text, or messages", found=type(prompt))
+        before, after = encode_answer(self.tokenizer, prompt, answer, number)
         if not after:
             raise TrainingDataError(f"row {number}", "an answer must have a token", found="none")
         sample = {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}

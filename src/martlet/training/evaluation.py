@@ -58,8 +58,8 @@ def evaluation_loop(
     logits, labels, inputs, losses = (join([each[place] for each in parts]) for place in range(1, 5))
     metrics = _metrics(trainer, loss_only, logits, labels, inputs, losses)
     if sums[1]:
-        loss = {"loss": sums[0] / sums[1]}
-        metrics = loss | metrics | loss
+        mean = {"loss": sums[0] / sums[1]}
+        metrics = {**mean, **metrics, **mean}
     seconds = time.perf_counter() - began
     metrics |= {
         "runtime": round(seconds, 4),

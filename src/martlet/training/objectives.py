@@ -298,8 +298,8 @@ def find_objective(model: nn.Module) -> Objective:
     config = getattr(inner, "config", None)
     if getattr(config, "is_encoder_decoder", False) or any("ConditionalGeneration" in name for name in names):
         raise UnsupportedError(
-            type(inner).__name__, "sequence-to-sequence models (encoder-decoder families) are not trained here",
-            remedy="Decoder and encoder families are.",
+            type(inner).__name__, "is an encoder-decoder, and no such family exists here",
+            remedy="Train a decoder on prompts and targets with Seq2SeqTrainer.",
         )  # fmt: skip
     for name in names:
         for word, kind in _KINDS:

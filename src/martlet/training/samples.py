@@ -170,6 +170,24 @@ def _by_role_spans(tokenizer: Any, messages: Any, tools: Any, number: int) -> tu
     return list(encoded["input_ids"]), said
 
 
+def encode_answer(tokenizer: Any, prompt: Any, answer: Any, number: int = 0) -> tuple[list[int], list[int]]:
+    """Ids of a prompt, and of its answer with the end-of-text token; or, of messages, with the template's own end."""
+    if isinstance(prompt, str) and isinstance(answer, str):
+        before = list(tokenizer(prompt)["input_ids"])
+        after = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+        if tokenizer.eos_token_id is not None:
+            after.append(tokenizer.eos_token_id)
+        return before, after
+    if not isinstance(prompt, list | tuple) or not isinstance(answer, list | tuple):
+        raise TrainingDataError(f"row {number}", "prompt and answers must be text, or messages", found=type(prompt))
+    whole = str(tokenizer.apply_chat_template([*prompt, *answer], tokenize=False))
+    start = str(tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True))
+    if not whole.startswith(start):
+        raise TrainingDataError(f"row {number}", "its chat template rewrites the prompt once it is answered")
+    before = list(tokenizer(start, add_special_tokens=False)["input_ids"])
+    return before, list(tokenizer(whole[len(start) :], add_special_tokens=False)["input_ids"])
+
+
 Fetch = Callable[[int], Any]
 
 

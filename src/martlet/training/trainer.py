@@ -120,7 +120,8 @@ class Trainer:
     def call_model_init(self) -> Any:
         """A model of `model_init`, which may take a trial; there is none."""
         init: Any = self.model_init
-        return init(None) if inspect.signature(init).parameters else init()
+        wanted = [each for each in inspect.signature(init).parameters.values() if each.default is each.empty]
+        return init(None) if any(each.kind < each.VAR_POSITIONAL for each in wanted) else init()
 
     def train(
         self,
