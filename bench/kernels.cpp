@@ -91,16 +91,17 @@ void products(const Kernels& kernels, Kind kind) {
   std::printf("\n");
 }
 
-void attention(const Kernels& kernels, int head_dim, int group, int past, int queries) {
+void attention(const Kernels& kernels, KvDtype dtype, int head_dim, int group, int past, int queries) {
   const int positions = past + queries, pages = (positions + kPage - 1) / kPage;
-  std::vector<std::vector<uint16_t>> memory(size_t(pages), std::vector<uint16_t>(size_t(2 * kPage * head_dim)));
+  const size_t block = size_t(kPage * head_dim) * info(dtype).bytes;
+  std::vector<std::vector<uint8_t>> memory(size_t(pages), std::vector<uint8_t>(2 * block));
   std::vector<float> row(static_cast<size_t>(head_dim));
-  std::vector<const uint16_t*> table;
+  std::vector<const uint8_t*> table;
   for (auto& page : memory) {
     for (int slot = 0; slot < kPage; ++slot) {
       for (auto& v : row) v = number();
-      kernels.store_key(row.data(), head_dim, page.data(), slot);
-      kernels.store_value(row.data(), head_dim, page.data() + kPage * head_dim, slot);
+      kernels.store_key[int(dtype)](row.data(), head_dim, page.data(), slot);
+      kernels.store_value[int(dtype)](row.data(), head_dim, page.data() + block, slot);
     }
     table.push_back(page.data());
   }
@@ -115,13 +116,13 @@ void attention(const Kernels& kernels, int head_dim, int group, int past, int qu
       task.q = q.data() + size_t(i) * width, task.q_stride = width;
       task.num_queries = std::min(8, queries - i), task.group = group, task.head_dim = head_dim;
       task.first_position = past + i, task.scale = 0.125f, task.pages = table.data();
-      task.value_offset = size_t(kPage * head_dim);
+      task.value_offset = block;
       task.chunk_end = (past + i + task.num_queries - 1) / kChunk + 1;
       task.out = out.data() + size_t(i) * width, task.out_stride = width, task.stats = stats.data();
-      kernels.attend(task);
+      kernels.attend[int(dtype)](task);
     }
   });
-  std::printf("%d queries of %d heads of %d over %d positions: %.1f Gop/s\n", queries, group, head_dim, positions,
+  std::printf("%-8s %d queries of %d heads of %d over %d positions: %.1f Gop/s\n", info(dtype).name, queries, group, head_dim, positions,
               1e-9 * operations / t);
 }
 
@@ -139,9 +140,10 @@ void rows(const Kernels& kernels) {
   line("norm", [&] { kernels.norm(NormKind::RMS, x.data(), w.data(), nullptr, 1e-5f, n, y.data()); });
   line("silu gate", [&] { kernels.activate(Act::SILU, x.data(), w.data(), n, y.data()); });
   line("add", [&] { kernels.add_scaled(y.data(), x.data(), 1.0f, n); });
-  std::vector<uint16_t> page(size_t(2 * kPage * 64));
-  line("store key", [&] { for (int h = 0; h < n / 64; ++h) kernels.store_key(x.data() + 64 * h, 64, page.data(), h & 15); });
-  line("store value", [&] { for (int h = 0; h < n / 64; ++h) kernels.store_value(x.data() + 64 * h, 64, page.data(), h & 15); });
+  std::vector<uint8_t> page(size_t(2 * kPage * 64 * 4));
+  const int f16 = int(KvDtype::F16);
+  line("store key", [&] { for (int h = 0; h < n / 64; ++h) kernels.store_key[f16](x.data() + 64 * h, 64, page.data(), h & 15); });
+  line("store value", [&] { for (int h = 0; h < n / 64; ++h) kernels.store_value[f16](x.data() + 64 * h, 64, page.data(), h & 15); });
 }
 
 }  // namespace
@@ -160,9 +162,11 @@ int main(int argc, char** argv) {
     for (int a = 2; a < argc; ++a) is_asked |= std::string(argv[a]) == kKinds[i].name;
     if (is_asked) products(kernels, Kind(i));
   }
-  attention(kernels, 64, 3, 0, 512);
-  attention(kernels, 64, 3, 511, 1);
-  attention(kernels, 64, 3, 4095, 1);
-  attention(kernels, 128, 7, 0, 512);
+  for (KvDtype dtype : {KvDtype::BF16, KvDtype::F16, KvDtype::F32}) {
+    attention(kernels, dtype, 64, 3, 0, 512);
+    attention(kernels, dtype, 64, 3, 511, 1);
+    attention(kernels, dtype, 64, 3, 4095, 1);
+    attention(kernels, dtype, 128, 7, 0, 512);
+  }
   rows(kernels);
 }

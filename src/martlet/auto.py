@@ -11,7 +11,7 @@ from typing import Any
 
 from martlet.adapters.config import find_adapter
 from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, open_checkpoint
-from martlet.engine import is_built, kinds
+from martlet.engine import OPTIONS, is_built, kinds
 from martlet.errors import ArgumentError, MissingDependencyError, UnsupportedError
 from martlet.families import Config, load_families
 
@@ -88,10 +88,11 @@ class AutoModelForCausalLM:
         overrides a key of config.json. `output_loading_info=True` adds a dict of lists, all empty: a tensor that is
         missing, surplus or misshapen is a WeightsError, and no weight is ever made up.
 
-        The model is a torch module that generates on the native engine where that gives the same (docs/backends.md):
-        weights packed in blocks, in bfloat16 or float16, on the CPU; `model.generates_on` tells. `backend="torch"`
-        keeps it on torch. "native", also the default without torch, gives a model on the engine alone, which loads no
-        torch: `quantize` ("int8", "int4"), `num_threads`; UnsupportedError names what the engine cannot do.
+        The model is a torch module that generates on the native engine where that does the same (docs/backends.md);
+        `model.generates_on` tells. `backend="torch"` keeps it on torch. "native", also the default without torch, gives
+        a model on the engine alone, which loads no torch; `quantize` packs its matrices ("int8", "int4");
+        UnsupportedError names what the engine cannot do. Of the engine: `num_threads`, `isa`, `kv_cache_bytes` (most
+        memory for keys and values), `kv_cache_dtype` (what they are kept in: "float16", "bfloat16" or "float32").
 
         `quantize` "int8" or "int4" on torch keeps the blocks' matrices frozen in blocks, for adapters to be trained on
         (docs/adapters.md). A folder with an adapter_config.json gives its base with that adapter, a `PeftModel`.
@@ -108,7 +109,12 @@ class AutoModelForCausalLM:
             opened, model = prepared.checkpoint, prepared.build()
         else:
             modeling = torch_models()
-            opened, model = _load(modeling, modeling.causal_model, name_or_path, keywords, on_torch=bool(backend))
+            options = {name: keywords.pop(name, None) for name in OPTIONS}
+            for name, value in options.items():
+                if backend and value is not None:
+                    raise ArgumentError(name, "is for the native engine", found="backend='torch'")
+            how = {"on_torch": bool(backend), "options": options}
+            opened, model = _load(modeling, modeling.causal_model, name_or_path, keywords, **how)
         model.generation_config = _generation_config(model, _generation_file(opened))
         lists = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
         return (model, {name: [] for name in lists}) if wants_info else model
@@ -138,7 +144,7 @@ def load_for_generation(
         asked["config"] = as_config(keywords.get("config"))
         prepared = open_for_engine(name_or_path, asked, opened)
         dtype = next((keywords[key] for key in ("dtype", "torch_dtype") if keywords.get(key) is not None), "auto")
-        if keywords.get("quantize") or _is_for_engine(str(dtype).removeprefix("torch."), prepared.stored):
+        if keywords.get("quantize") or _is_for_engine(str(dtype).removeprefix("torch."), prepared):
             model = prepared.build()
             model.generation_config = _generation_config(model, _generation_file(prepared.checkpoint))
             return model
@@ -154,16 +160,19 @@ def _is_on_cpu(device_map: Any) -> bool:
     return {str(place) for place in places} <= {"None", "cpu", "auto"}
 
 
-def _is_for_engine(dtype: str, stored: set[str]) -> bool:
-    """Whether the engine has kernels for weights so stored, wanted in `dtype`, and loses nothing that is promised:
-    float32 weights give transformers' ids on torch, and the engine keeps keys and values in bfloat16.
+def _is_for_engine(dtype: str, prepared: Any) -> bool:
+    """Whether the engine has kernels for the weights as they are stored, and they are stored as `dtype` wants them: for
+    "auto", float32 only where the config does not say that a model is computed in another dtype.
     """
     from martlet.inference import DTYPES
 
+    stored: set[str] = prepared.stored
     if dtype != "auto":
-        return dtype != "float32" and stored == {DTYPES.get(dtype)}
-    has_exact = "F32" in stored and stored <= set(DTYPES.values())
-    return not has_exact and stored <= set(kinds())
+        return stored == {DTYPES.get(dtype)}
+    if "F32" in stored and stored <= set(DTYPES.values()):
+        config = prepared.checkpoint.config
+        return stored == {"F32"} and (config.get("dtype") or config.get("torch_dtype")) in (None, "float32")
+    return stored <= set(kinds())
 
 
 def has_torch() -> bool:

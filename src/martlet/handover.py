@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from martlet.arch import Arch, tensors
-from martlet.engine import EngineModel, build_engine_model, is_built
-from martlet.engine.reasons import ASKED, EXACT
+from martlet.engine import EngineModel, build_engine_model, check_options, is_built
+from martlet.engine.reasons import ASKED
 from martlet.errors import UnsupportedError
 from martlet.formats.tensors import TensorInfo, TensorSource
 from martlet.nn.decoder import CausalLM
@@ -28,7 +28,7 @@ from martlet.nn.devices import STORED
 from martlet.weights import Piece
 
 WORDS = {dtype: word for word, dtype in STORED.items()}
-HALVES = (torch.bfloat16, torch.float16)
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 NUM_SAMPLES = 16  # numbers of a parameter that are looked at for changes that torch does not count
 Stamp = tuple[tuple[int, int, bytes], ...]
 
@@ -55,20 +55,27 @@ class ParameterSource(TensorSource):
 
 
 class Handover:
-    """The engine of one torch model. `packed` are the blocks of its file, where parameters are unpacked from such."""
+    """The engine of one torch model. `packed` are the blocks of its file, where parameters are unpacked from such;
+    `options` the engine's OPTIONS."""
 
-    def __init__(self, packed: tuple[TensorSource, Mapping[str, Piece]] | None = None, *, wanted: bool = True) -> None:
-        self._packed, self._wanted = packed, wanted
+    def __init__(
+        self,
+        packed: tuple[TensorSource, Mapping[str, Piece]] | None = None,
+        *,
+        wanted: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._packed, self._wanted, self.options = packed, wanted, check_options(options or {})
         self._files = () if packed is None else tuple(map(_file_stamp, packed[0].paths))
         self._loaded: Stamp | None = None  # of the parameters as the file says them
         self._engine: tuple[Stamp, EngineModel | str] | None = None  # or why there is none
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Handover:
-        return Handover(wanted=self._wanted)
+        return Handover(wanted=self._wanted, options=self.options)
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self._wanted,)
+        return _rebuild, (self._wanted, self.options)
 
     def mark_loaded(self, model: CausalLM) -> None:
         """The parameters are as the file says."""
@@ -99,10 +106,11 @@ class Handover:
                 assert self._packed is not None
                 if tuple(map(_file_stamp, self._packed[0].paths)) != self._files:
                     return "the file was changed since it was loaded"
-                return build_engine_model(model.arch, *self._packed)
+                return build_engine_model(model.arch, *self._packed, **self.options)
             named = dict(model.named_parameters(remove_duplicate=False))
             source = ParameterSource({name: named[name] for name in tensors(model.arch)})
-            return build_engine_model(model.arch, source, {name: Piece(name) for name in source.names()})
+            pieces = {name: Piece(name) for name in source.names()}
+            return build_engine_model(model.arch, source, pieces, **self.options)
         except UnsupportedError as error:
             return str(error)
 
@@ -153,9 +161,7 @@ def _expected_modules(arch: Arch) -> tuple[tuple[str, type], ...]:
 
 def _dtype_reason(model: CausalLM) -> str:
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.ndim > 1}
-    if torch.float32 in dtypes:
-        return EXACT
-    others = sorted(str(dtype) for dtype in dtypes if dtype not in HALVES)
+    others = sorted(str(dtype) for dtype in dtypes if dtype not in FLOATS)
     return f"the engine has no kernels for {', '.join(others)}" if others else ""
 
 
@@ -164,5 +170,5 @@ def _file_stamp(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _rebuild(wanted: bool) -> Handover:
-    return Handover(wanted=wanted)
+def _rebuild(wanted: bool, options: Mapping[str, Any]) -> Handover:
+    return Handover(wanted=wanted, options=options)

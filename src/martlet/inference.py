@@ -9,13 +9,13 @@ from typing import Any
 
 from martlet.arch import Arch, whole
 from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, check_overrides, open_checkpoint, read_keywords
-from martlet.engine import EngineModel, EngineSession, build_engine_model
+from martlet.engine import OPTIONS, EngineModel, EngineSession, build_engine_model
 from martlet.errors import ArgumentError, DeviceError, UnsupportedError
 from martlet.families import Config
 from martlet.formats.tensors import TensorSource
 from martlet.weights import Piece
 
-OWN = ("quantize", "num_threads", "isa", "kv_cache_bytes")
+OWN = ("quantize", *OPTIONS)
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -41,16 +41,18 @@ class InferenceModel:
 
     generates_on = "native"
 
-    def open_session(self, kv_cache_bytes: int | None = None, *, traces: bool = False) -> EngineSession:
-        """Rows to step through, for generation; with `kv_cache_bytes`, in memory of their own. UnsupportedError for
-        `traces`: hidden states or attentions."""
+    def open_session(
+        self, kv_cache_bytes: int | None = None, kv_cache_dtype: Any = None, *, traces: bool = False
+    ) -> EngineSession:
+        """Rows to step through, for generation; with `kv_cache_bytes`, or another `kv_cache_dtype`, in memory of their
+        own. UnsupportedError for `traces`: hidden states or attentions."""
         if traces:
             raise UnsupportedError(
                 "native engine",
                 "hidden states and attentions are not kept",
                 remedy="Load the model with backend='torch'.",
             )
-        return self.engine.open_session(kv_cache_bytes)
+        return self.engine.open_session(kv_cache_bytes, kv_cache_dtype)
 
     def can_generate(self) -> bool:
         return True
@@ -108,8 +110,10 @@ def open_for_engine(
     says. `opened` is the checkpoint of these names, if it was opened before.
 
     `num_threads`: all processors this process may use, unless given. `isa` names an instruction set.
-    `kv_cache_bytes`: most memory for keys and values, of all that is generated at once; None: no limit. Takes the torch
-    backend's other keywords, but for devices that are not the CPU, and a `dtype` that the weights are not stored in.
+    `kv_cache_bytes`: most memory for keys and values, of all that is generated at once; None: no limit.
+    `kv_cache_dtype`: what they are kept in, "float16", "bfloat16" or "float32"; None or "auto": float32 for float32
+    weights, else float16. Takes the torch backend's other keywords, but for devices that are not the CPU, and a `dtype`
+    that the weights are not stored in.
     """
     keywords = dict(keywords)
     own = {name: keywords.pop(name, None) for name in OWN}

@@ -159,17 +159,21 @@ class ModelForCausalLM(Saved, CausalLM):
         self.asked = config
         self.handover = Handover()
 
-    def open_session(self, kv_cache_bytes: int | None = None, *, traces: bool = False) -> Any:
+    def open_session(
+        self, kv_cache_bytes: int | None = None, kv_cache_dtype: Any = None, *, traces: bool = False
+    ) -> Any:
         """Rows to step through, for generation: on the native engine where it does what this module does, else on
         torch, which the log says once. `traces`: hidden states or attentions will be asked for.
         """
         engine = self.handover.engine(self, traces=traces)
         if isinstance(engine, str):
-            if kv_cache_bytes is not None:
-                raise UnsupportedError("kv_cache_bytes", "is for the native engine", found=f"torch: {engine}")
+            asked = {"kv_cache_bytes": kv_cache_bytes, "kv_cache_dtype": kv_cache_dtype} | self.handover.options
+            for name, value in asked.items():
+                if value is not None:
+                    raise UnsupportedError(name, "is for the native engine", found=f"torch: {engine}")
             say_why(engine)
             return TorchSession(self)
-        return engine.open_session(kv_cache_bytes)
+        return engine.open_session(kv_cache_bytes, kv_cache_dtype)
 
     @property
     def generates_on(self) -> str:
@@ -287,29 +291,30 @@ def load_model(
     find_new: Callable[[Checkpoint, TensorSource, Any], Collection[str]] | None = None,
     *,
     on_torch: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
     """`from_pretrained`: files found, config read, names and shapes checked, weights mapped. Fails closed.
 
     Returns the opened checkpoint and the model; `keywords` are `read_keywords`' and keys of config.json. `build` makes
     the model without memory, `find_new` names the tensors that the user lets be new. `on_torch`: it generates there.
-    `quantize` among them keeps the matrices of blocks frozen in blocks (nn/packed.py).
+    `quantize` among them keeps the matrices of blocks frozen in blocks (nn/packed.py). `options` are the engine's.
     """
-    options = read_keywords(keywords)
+    read = read_keywords(keywords)
     quantize = keywords.pop("quantize", None)
     hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
     opened = open_checkpoint(
         name_or_path,
-        gguf_file=options["gguf_file"],
-        config=options["config"],
-        trust_remote_code=bool(options["trust_remote_code"]),
-        harmless_config_keys=options["harmless_config_keys"] or (),
+        gguf_file=read["gguf_file"],
+        config=read["config"],
+        trust_remote_code=bool(read["trust_remote_code"]),
+        harmless_config_keys=read["harmless_config_keys"] or (),
         overrides=keywords,
         **hub,
     )
     check_overrides(opened.config, keywords)
     with torch.device("meta"):
         model = build(opened.config)
-    source = opened.open_weights(options["use_safetensors"])
+    source = opened.open_weights(read["use_safetensors"])
     new = set() if find_new is None else set(find_new(opened, source, model))
     pieces = opened.locate(source, model.parts, new=new)
     if model.parts.lm_head:
@@ -317,15 +322,15 @@ def load_model(
     if quantize is not None:
         pack_layers(model, source, pieces, quantize)
     modules = [name for name, module in model.named_modules() if name and not list(module.children())]
-    placed = read_device_map(options["device_map"], modules)
-    dtype = _pick_dtype(options["dtype"], opened.config, lambda: stored_dtype(source, pieces))
+    placed = read_device_map(read["device_map"], modules)
+    dtype = _pick_dtype(read["dtype"], opened.config, lambda: stored_dtype(source, pieces))
     fill(model, source, pieces, dtype, placed)
     fill_new(model, sorted(new - set(pieces)), dtype, placed, _spread(opened.config))
     model.name_or_path = str(name_or_path)
     if isinstance(model, ModelForCausalLM):
         is_packed = any(source.info(piece.source).dtype not in STORED for piece in pieces.values())
-        as_stored = is_packed and options["dtype"] == "auto" and not on_torch
-        model.handover = Handover((source, pieces) if as_stored else None, wanted=not on_torch)
+        as_stored = is_packed and read["dtype"] == "auto" and not on_torch
+        model.handover = Handover((source, pieces) if as_stored else None, wanted=not on_torch, options=options)
         model.handover.mark_loaded(model)
     return opened, model.eval()
 

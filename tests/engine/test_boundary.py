@@ -115,7 +115,9 @@ def test_every_method_with_anything(data):
     model = make_model()
     made = [
         model,
-        native().Engine(model, "", 1, data.draw(st.sampled_from([0, 3]))),
+        native().Engine(
+            model, "", 1, data.draw(st.sampled_from([0, 3])), data.draw(st.sampled_from(list(engine.KV_DTYPES)))
+        ),
         native().Chooser(32),
         native().Kernels("scalar"),
         native().pack("F32", np.zeros(64, np.uint8), 4, 4, None, 1),
@@ -129,7 +131,8 @@ def test_every_method_with_anything(data):
 @fuzz
 @given(st.data())
 def test_steps_of_nearly_right_arguments(data):
-    made = native().Engine(make_model(), "", data.draw(st.integers(1, 3)), data.draw(st.sampled_from([0, 2, 5])))
+    threads, pages = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([0, 2, 5]))
+    made = native().Engine(make_model(), "", threads, pages, data.draw(st.sampled_from(list(engine.KV_DTYPES))))
     rows = [made.add() for _ in range(3)]
     for _ in range(data.draw(st.integers(1, 6))):
         count = data.draw(st.integers(0, 3))

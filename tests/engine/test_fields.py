@@ -7,7 +7,6 @@ import transformers
 
 import martlet
 from martlet import engine
-from martlet.nn.cache import RowCache
 
 pytestmark = pytest.mark.skipif(not engine.is_built(), reason="the native engine was not compiled")
 load = martlet.AutoModelForCausalLM.from_pretrained
@@ -27,17 +26,6 @@ def models(tmp_path_factory):
             parameter.data.normal_(0, 0.2)
     model.save_pretrained(path)
     return load(path, backend="native"), load(path, backend="torch"), load(path, backend="native", quantize="int4")
-
-
-@pytest.fixture(autouse=True)
-def rounded_cache(monkeypatch):
-    """Keys and values of the torch backend as the engine keeps them."""
-    plain = RowCache.append
-
-    def append(self, layer, key, value):
-        return plain(self, layer, key.bfloat16().float(), value.bfloat16().float())
-
-    monkeypatch.setattr(RowCache, "append", append)
 
 
 def only_even(ids, scores):

@@ -1,8 +1,10 @@
 // Every instruction set this machine has gives the bits of the scalar one, over ragged sizes.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "check.hpp"
+#include "quant/half.hpp"
 #include "quant/pack.hpp"
 #include "simd/cpu.hpp"
 
@@ -135,15 +137,22 @@ TEST(rows_have_the_bits_of_the_scalar_set) {
 
 namespace {
 
+constexpr KvDtype kAllDtypes[] = {KvDtype::BF16, KvDtype::F16, KvDtype::F32};
+
 struct Past {  // pages of one head
-  std::vector<std::vector<uint16_t>> memory;
-  std::vector<const uint16_t*> pages;
-  Past(const Kernels& kernels, int positions, int head_dim, check::Random& random) {
-    memory.resize(size_t(positions + kPage - 1) / kPage, std::vector<uint16_t>(size_t(2 * kPage * head_dim)));
+  KvDtype dtype;
+  size_t block;  // bytes of a page's keys
+  std::vector<std::vector<float>> keys, values;
+  std::vector<std::vector<uint8_t>> memory;
+  std::vector<const uint8_t*> pages;
+  Past(const Kernels& kernels, KvDtype kv, int positions, int head_dim, check::Random& random)
+      : dtype(kv), block(size_t(kPage * head_dim) * info(kv).bytes) {
+    memory.resize(size_t(positions + kPage - 1) / kPage, std::vector<uint8_t>(2 * block));
     for (int p = 0; p < positions; ++p) {
-      std::vector<float> k = random.numbers(size_t(head_dim)), v = random.numbers(size_t(head_dim));
-      kernels.store_key(k.data(), head_dim, memory[size_t(p / kPage)].data(), p % kPage);
-      kernels.store_value(v.data(), head_dim, memory[size_t(p / kPage)].data() + kPage * head_dim, p % kPage);
+      keys.push_back(random.numbers(size_t(head_dim))), values.push_back(random.numbers(size_t(head_dim)));
+      uint8_t* page = memory[size_t(p / kPage)].data();
+      CHECK(kernels.store_key[int(dtype)](keys.back().data(), head_dim, page, p % kPage));
+      CHECK(kernels.store_value[int(dtype)](values.back().data(), head_dim, page + block, p % kPage));
     }
     for (auto& page : memory) pages.push_back(page.data());
   }
@@ -153,6 +162,8 @@ struct Case {
   int head_dim, group, queries, past, window;
   float softcap;
 };
+constexpr Case kCases[] = {{64, 3, 20, 0, 0, 0},     {64, 1, 40, 300, 0, 0}, {20, 4, 9, 40, 0, 5.0f},
+                           {128, 7, 5, 250, 100, 0}, {8, 2, 3, 600, 270, 0}, {6, 1, 1, 0, 0, 0}};
 
 std::vector<float> attend(const Kernels& kernels, const Case& c, const Past& past, const std::vector<float>& q,
                           int first_query, int queries) {
@@ -162,12 +173,12 @@ std::vector<float> attend(const Kernels& kernels, const Case& c, const Past& pas
   task.q = q.data() + size_t(first_query) * width, task.q_stride = width, task.num_queries = queries;
   task.group = c.group, task.head_dim = c.head_dim, task.first_position = c.past + first_query, task.window = c.window;
   task.scale = 0.2f, task.softcap = c.softcap, task.pages = past.pages.data();
-  task.value_offset = size_t(kPage) * size_t(c.head_dim);
+  task.value_offset = past.block;
   int64_t last = task.first_position + queries - 1;
   task.chunk_begin = c.window ? int(std::max<int64_t>(0, task.first_position - c.window + 1) / kChunk) : 0;
   task.chunk_end = int(last / kChunk) + 1;
   task.out = out.data(), task.out_stride = width, task.stats = stats.data();
-  kernels.attend(task);
+  kernels.attend[int(past.dtype)](task);
   for (int i = 0; i < queries * c.group; ++i)
     kernels.finish(out.data() + size_t(i) * size_t(c.head_dim), stats.data() + 2 * i, c.head_dim);
   return out;
@@ -177,9 +188,9 @@ std::vector<float> attend(const Kernels& kernels, const Case& c, const Past& pas
 
 TEST(attention_has_the_bits_of_the_scalar_set_however_queries_are_grouped) {
   check::Random random(3);
-  for (const Case& c : {Case{64, 3, 20, 0, 0, 0}, Case{64, 1, 40, 300, 0, 0}, Case{20, 4, 9, 40, 0, 5.0f},
-                        Case{128, 7, 5, 250, 100, 0}, Case{8, 2, 3, 600, 270, 0}, Case{6, 1, 1, 0, 0, 0}}) {
-    Past past(plain(), c.past + c.queries, c.head_dim, random);
+  for (int i = 0; i < int(std::size(kCases)) * kNumKvDtypes; ++i) {
+    const Case& c = kCases[i / kNumKvDtypes];
+    Past past(plain(), kAllDtypes[i % kNumKvDtypes], c.past + c.queries, c.head_dim, random);
     size_t width = size_t(c.group) * size_t(c.head_dim);
     std::vector<float> q = random.numbers(size_t(c.queries) * width), want = attend(plain(), c, past, q, 0, c.queries);
     for (float x : want) CHECK(std::isfinite(x) && std::fabs(x) <= 1.0f);
@@ -193,17 +204,98 @@ TEST(attention_has_the_bits_of_the_scalar_set_however_queries_are_grouped) {
   }
 }
 
+// Against the definition in float64, over pages as they were before rounding: half a unit of the dtype for each key and
+// value. A score moves by at most sum |q k| u, a weight by that twice (its own and the total's), a result by |v| <= 1.
+TEST(attention_is_as_near_as_the_dtype_allows) {
+  check::Random random(8);
+  const Case c{20, 2, 3, 90, 60, 0};
+  for (KvDtype dtype : kAllDtypes) {
+    const double unit = dtype == KvDtype::BF16 ? 0x1p-9 : dtype == KvDtype::F16 ? 0x1p-12 : 0x1p-25;
+    Past past(plain(), dtype, c.past + c.queries, c.head_dim, random);
+    std::vector<float> q = random.numbers(size_t(c.queries * c.group * c.head_dim));
+    std::vector<float> got = attend(plain(), c, past, q, 0, c.queries);
+    for (int i = 0; i < c.queries * c.group; ++i) {
+      const int last = c.past + i / c.group, begin = last - c.window + 1;
+      std::vector<double> weights, want(size_t(c.head_dim));
+      double total = 0, moved = 0;
+      for (int p = begin; p <= last; ++p) {
+        double score = 0, size = 0;
+        for (int d = 0; d < c.head_dim; ++d) {
+          double product = double(q[size_t(i * c.head_dim + d)]) * past.keys[size_t(p)][size_t(d)];
+          score += product, size += std::fabs(product);
+        }
+        weights.push_back(std::exp(score * double(0.2f)));
+        total += weights.back(), moved = std::max(moved, size * 0.2 * unit);
+      }
+      // and float32's own: each of 20 products, 16 lanes' sums, exp's 2 ulp, 60 weights and products
+      const double allowed = unit + 2 * moved + 0x1p-24 * (2 * 0.2 * c.head_dim * c.head_dim + 4 + 2 * c.window);
+      for (int d = 0; d < c.head_dim; ++d) {
+        for (int p = begin; p <= last; ++p) want[size_t(d)] += weights[size_t(p - begin)] / total * past.values[size_t(p)][size_t(d)];
+        CHECK(std::fabs(got[size_t(i * c.head_dim + d)] - want[size_t(d)]) <= allowed);
+      }
+    }
+  }
+}
+
 TEST(keys_and_values_are_stored_alike) {
   check::Random random(4);
   std::vector<float> x = random.numbers(40);
-  x[3] = NAN, x[5] = INFINITY, x[7] = 1e-40f, x[9] = 3.3e38f, x[11] = -0.0f;
-  std::vector<uint16_t> want(40 * kPage), got(40 * kPage);
+  x[3] = NAN, x[5] = INFINITY, x[7] = 1e-40f, x[9] = 6.1e-5f, x[11] = -0.0f, x[13] = 65504.0f, x[15] = 2.98e-8f;
+  x[17] = 2.99e-8f, x[19] = -5.9e-8f, x[21] = 1.0f + 0x1p-11f, x[23] = 1.0f + 3 * 0x1p-11f, x[39] = 65519.9f;
+  for (KvDtype dtype : kAllDtypes) {
+    const size_t bytes = 40 * kPage * info(dtype).bytes;
+    const int kv = int(dtype);
+    on_each_set([&](const Kernels& kernels) {
+      std::vector<uint8_t> want(bytes), got(bytes);
+      CHECK(plain().store_key[kv](x.data(), 40, want.data(), 7) && kernels.store_key[kv](x.data(), 40, got.data(), 7));
+      CHECK(want == got);
+      CHECK(plain().store_value[kv](x.data(), 40, want.data(), 3) && kernels.store_value[kv](x.data(), 40, got.data(), 3));
+      CHECK(want == got);
+    });
+  }
+}
+
+// Every float16 number, the middle to the next one and the numbers beside that: to nearest, ties to even.
+TEST(float16_is_rounded_as_the_standard_says) {
+  std::vector<float> x;
+  std::vector<uint16_t> want;
+  for (uint32_t half = 0; half < 0x7bff; ++half) {
+    float at = half_to_float(uint16_t(half)), middle = (at + half_to_float(uint16_t(half + 1))) / 2;
+    x.insert(x.end(), {at, middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e6f), -middle});
+    uint16_t even = uint16_t(half + (half & 1));
+    want.insert(want.end(), {uint16_t(half), even, uint16_t(half), uint16_t(half + 1), uint16_t(even | 0x8000)});
+  }
+  std::vector<uint16_t> got(x.size() * kPage);
   on_each_set([&](const Kernels& kernels) {
-    plain().store_key(x.data(), 40, want.data(), 7), kernels.store_key(x.data(), 40, got.data(), 7);
-    CHECK(want == got);
-    plain().store_value(x.data(), 40, want.data(), 3), kernels.store_value(x.data(), 40, got.data(), 3);
-    CHECK(want == got);
+    CHECK(kernels.store_value[int(KvDtype::F16)](x.data(), int(x.size()), reinterpret_cast<uint8_t*>(got.data()), 0));
+    CHECK(std::equal(want.begin(), want.end(), got.begin()));
   });
+}
+
+// No finite number becomes infinity unsaid, whatever stands beside it; infinity and NaN that were there go on.
+TEST(what_a_page_cannot_hold_is_told) {
+  const float inf = INFINITY;
+  struct Lost {
+    KvDtype dtype;
+    float held, lost;
+  };
+  for (const Lost& each : {Lost{KvDtype::F16, std::nextafter(65520.0f, 0.0f), 65520.0f},
+                           Lost{KvDtype::BF16, std::nextafter(0x1.ffp127f, 0.0f), 0x1.ffp127f},
+                           Lost{KvDtype::F32, 0x1.fffffep127f, 0}})
+    for (int n : {1, 15, 16, 17, 40})
+      for (int place : {0, n / 2, n - 1})
+        for (float beside : {0.5f, inf, NAN})
+          for (float sign : {1.0f, -1.0f}) on_each_set([&](const Kernels& kernels) {
+            const int kv = int(each.dtype);
+            std::vector<float> x(size_t(n), beside);
+            std::vector<uint8_t> page(size_t(n) * kPage * info(each.dtype).bytes);
+            x[size_t(place)] = sign * each.held;
+            CHECK(kernels.store_key[kv](x.data(), n, page.data(), 1));
+            CHECK(kernels.store_value[kv](x.data(), n, page.data(), 1));
+            x[size_t(place)] = sign * each.lost;
+            CHECK(kernels.store_key[kv](x.data(), n, page.data(), 1) == (each.lost == 0));
+            CHECK(kernels.store_value[kv](x.data(), n, page.data(), 1) == (each.lost == 0));
+          });
 }
 
 TEST(a_set_that_is_not_there_is_refused_in_words) {

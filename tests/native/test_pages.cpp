@@ -9,16 +9,21 @@ using namespace martlet;
 
 namespace {
 
-// Writes a mark at a position, or reads it back: the first number of its page's slot.
-uint16_t& slot(Cache& cache, int sequence, int64_t position) {
-  return cache.pages(sequence)[size_t(position / kPage)][cache.value_offset(0) + size_t(position % kPage)];
+// Where the mark of a position lies: the last head's value in its page's slot, of heads one number wide.
+uint8_t* slot(Cache& cache, int sequence, int64_t position) {
+  size_t at = size_t(position % kPage) * info(cache.dtype()).bytes;
+  return cache.pages(sequence)[size_t(position / kPage)] + cache.value_offset(1) + at;
+}
+uint16_t read(Cache& cache, int sequence, int64_t position) {
+  uint16_t mark;
+  std::memcpy(&mark, slot(cache, sequence, position), sizeof(mark));
+  return mark;
 }
 
-}  // namespace
-
-TEST(sequences_keep_their_marks_through_forks_and_truncations) {
+void keep_marks(KvDtype dtype) {
   check::Random random(6);
-  Cache cache(2, 1, 0);
+  Cache cache(2, 1, dtype, 0);
+  CHECK(cache.page_bytes() == 2 * 2 * kPage * info(dtype).bytes);
   std::map<int, std::vector<uint16_t>> model;
   for (int step = 0; step < 3000; ++step) {
     int kind = random.below(10);
@@ -45,20 +50,48 @@ TEST(sequences_keep_their_marks_through_forks_and_truncations) {
       cache.extend(sequence, count);
       for (int i = 0; i < count; ++i) {
         marks.push_back(uint16_t(random.below(65536)));
-        slot(cache, sequence, before + i) = marks.back();
+        std::memcpy(slot(cache, sequence, before + i), &marks.back(), sizeof(uint16_t));
       }
     }
     for (auto& [each, wanted] : model) {
       CHECK(cache.length(each) == int64_t(wanted.size()));
-      for (size_t p = 0; p < wanted.size(); ++p) CHECK(slot(cache, each, int64_t(p)) == wanted[p]);
+      for (size_t p = 0; p < wanted.size(); ++p) CHECK(read(cache, each, int64_t(p)) == wanted[p]);
     }
   }
   while (!model.empty()) cache.release(model.begin()->first), model.erase(model.begin());
   CHECK(cache.pages_held() == 0);
 }
 
+}  // namespace
+
+TEST(sequences_keep_their_marks_through_forks_and_truncations) {
+  for (KvDtype dtype : {KvDtype::BF16, KvDtype::F16, KvDtype::F32}) keep_marks(dtype);
+}
+
+// What was forgotten may be NaN: a row that goes on from a cut page finds zeros after its end, in every head.
+TEST(what_was_forgotten_of_a_page_is_zeros) {
+  for (KvDtype dtype : {KvDtype::BF16, KvDtype::F16, KvDtype::F32}) {
+    Cache cache(3, 5, dtype, 0);
+    int row = cache.add();
+    cache.extend(row, kPage);
+    uint8_t* page = cache.pages(row)[0];
+    std::memset(page, 0xff, cache.page_bytes());
+    cache.truncate(row, 7);
+    cache.extend(row, 1);
+    const size_t bytes = info(dtype).bytes;
+    for (int head = 0; head < 3; ++head)
+      for (int slot = 0; slot < kPage; ++slot)
+        for (int d = 0; d < 5; ++d)
+          for (size_t b = 0; b < bytes; ++b) {
+            uint8_t key = page[cache.key_offset(head) + size_t(d * kPage + slot) * bytes + b];
+            uint8_t value = page[cache.value_offset(head) + size_t(slot * 5 + d) * bytes + b];
+            CHECK(key == (slot < 7 ? 0xff : 0) && value == key);
+          }
+  }
+}
+
 TEST(a_full_cache_refuses_and_changes_nothing) {
-  Cache cache(1, 4, 3);
+  Cache cache(1, 4, KvDtype::F16, 3);
   int first = cache.add(), second = cache.add();
   cache.extend(first, 2 * kPage);
   CHECK(cache.pages_needed(second, kPage + 1) == 2 && cache.pages_free() == 1);

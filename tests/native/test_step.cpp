@@ -58,8 +58,8 @@ struct Tiny {
 struct Run {
   Engine engine;
   const float* tables[1];
-  Run(const Tiny& tiny, const char* isa, int threads, int64_t pages = 0)
-      : engine(tiny.model, find_kernels(isa), threads, pages), tables{tiny.angles.data()} {}
+  Run(const Tiny& tiny, const char* isa, int threads, KvDtype dtype = KvDtype::F16, int64_t pages = 0)
+      : engine(tiny.model, find_kernels(isa), threads, dtype, pages), tables{tiny.angles.data()} {}
 
   std::vector<std::vector<float>> step(const std::vector<std::pair<int, std::vector<int32_t>>>& batch) {
     std::vector<RowStep> rows;
@@ -82,15 +82,16 @@ std::vector<int32_t> prompt(int length, int seed) {
 }  // namespace
 
 TEST(logits_depend_on_the_row_alone) {
-  for (Kind kind : {Kind::F32, Kind::Q8_0, Kind::Q4_0}) {
+  for (auto [kind, dtype] : {std::pair{Kind::F32, KvDtype::F32}, {Kind::F32, KvDtype::F16}, {Kind::Q8_0, KvDtype::F16},
+                             {Kind::Q4_0, KvDtype::BF16}}) {
     Tiny tiny(kind);
     std::vector<int32_t> ids = prompt(90, 1), others = prompt(33, 2);
-    Run alone(tiny, "scalar", 1);
+    Run alone(tiny, "scalar", 1, dtype);
     std::vector<float> want = alone.step({{alone.engine.cache().add(), ids}})[0];
     for (const InstructionSet& set : instruction_sets()) {
       if (!set.is_usable) continue;
       for (int threads : {1, 3}) {
-        Run run(tiny, set.name, threads);
+        Run run(tiny, set.name, threads, dtype);
         Cache& cache = run.engine.cache();
         int row = cache.add(), other = cache.add(), cut = cache.add();
         CHECK(same(run.step({{other, others}, {row, ids}})[1], want));
@@ -106,13 +107,37 @@ TEST(logits_depend_on_the_row_alone) {
 
 TEST(a_step_without_room_changes_nothing) {
   Tiny tiny(Kind::Q8_0);
-  Run run(tiny, "", 2, 3);
+  Run run(tiny, "", 2, KvDtype::F16, 3);
   int row = run.engine.cache().add();
   std::vector<float> want = run.step({{row, prompt(20, 3)}})[0];
   CHECK_THROWS(run.step({{row, prompt(40, 4)}}), "bad_alloc");
   CHECK(run.engine.cache().length(row) == 20);
   run.engine.cache().truncate(row, 0);
   CHECK(same(run.step({{row, prompt(20, 3)}})[0], want));
+}
+
+// One layer's values grow beyond float16: the step is refused with the number and its place, and rows are as before.
+TEST(a_value_that_float16_does_not_hold_is_refused) {
+  Tiny tiny(Kind::F32);
+  auto values = std::make_shared<Packed>(make_packed(Kind::F32, 32, 64));
+  for (int r = 0; r < 32; ++r) {
+    std::vector<float> row(64, r == 20 ? 40000.0f : 0.5f);
+    pack_row(*values, r, reinterpret_cast<const uint8_t*>(row.data()));
+  }
+  tiny.model->set_matrix("model.layers.1.self_attn.v_proj.weight", values);
+  std::vector<int32_t> ids = prompt(20, 3);
+  std::vector<float> wanted;
+  for (int threads : {1, 3}) {
+    Run wide(tiny, "", threads, KvDtype::F32), run(tiny, "", threads, KvDtype::F16);
+    std::vector<float> want = wide.step({{wide.engine.cache().add(), ids}})[0];
+    CHECK(want[0] == want[0] && (wanted.empty() || same(want, wanted)));
+    wanted = want;
+    int row = run.engine.cache().add();
+    CHECK_THROWS(run.step({{row, ids}}), "in layer 1 at position");
+    CHECK(run.engine.cache().length(row) == 0 && run.engine.cache().pages_held() == 0);
+    Run brain(tiny, "", threads, KvDtype::BF16);
+    CHECK(brain.step({{brain.engine.cache().add(), ids}})[0][0] != 0.0f);
+  }
 }
 
 TEST(weights_that_contradict_the_model_are_refused) {

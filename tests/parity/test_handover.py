@@ -14,8 +14,9 @@ from tiny_models import SMALL
 
 import martlet
 from martlet import engine
-from martlet.engine.reasons import EXACT, say_why
-from martlet.errors import ArgumentError, UnsupportedError
+from martlet.engine.reasons import ASKED, say_why
+from martlet.errors import ArgumentError, GenerationError, UnsupportedError
+from martlet.handover import Handover
 
 pytestmark = pytest.mark.skipif(not engine.is_built(), reason="the native engine was not compiled")
 
@@ -125,7 +126,6 @@ def add_hook(model):
         (wrap, "module model.layers.0.self_attn.q_proj is a Adapter"),
         (replace_forward, "forward of model.layers.0.mlp was replaced"),
         (add_hook, "model.layers.1 has hooks"),
-        (lambda model: model.float(), EXACT),
         (lambda model: model.double(), "the engine has no kernels for torch.float64"),
         (lambda model: model.to("meta"), "weights are on meta"),
     ],
@@ -146,7 +146,7 @@ def test_reasons_are_said_once(model, caplog):
         add_hook(model)
         for _ in range(2):
             model.generate([[3]], **GREEDY)
-        say_why(EXACT + " ")
+        say_why(ASKED + " ")
     said = [record for record in caplog.records if "has hooks" in record.message]
     assert len(said) <= 1  # another test of this process may have said it
     assert all(record.levelname == "WARNING" for record in said)
@@ -159,12 +159,97 @@ def test_traces_come_from_torch(model):
 
 def test_asked_for(half_folder):
     assert load(half_folder, backend="torch").generates_on == "torch: backend='torch' was asked for"
-    assert load(half_folder, dtype="float32").generates_on == f"torch: {EXACT}"
+    assert load(half_folder, dtype="float32").generates_on == "native"
     assert load(half_folder, dtype=torch.bfloat16).generates_on == "native"
     with pytest.raises(ArgumentError, match="must be 'auto' with the native backend, or what is stored"):
         load(half_folder, backend="native", dtype="float32")
     with pytest.raises(UnsupportedError, match="hidden states"):
         load(half_folder, backend="native").open_session(traces=True)
+
+
+@pytest.fixture(scope="module")
+def single_folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("singles") / "model"
+    torch.manual_seed(4)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(KEYWORDS | {"max_position_embeddings": 256})))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(0, 0.2)
+    model.save_pretrained(path)
+    return path
+
+
+def test_float32_weights_have_float32_keys_and_values(single_folder, half_folder):
+    model, plain = load(single_folder), load(single_folder, backend="torch")
+    assert model.generates_on == "native" and model.handover.engine(model).kv_cache_dtype == "float32"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(single_folder).eval()
+    long = {**GREEDY, "max_new_tokens": 60}
+    for prompt in PROMPTS:
+        want = theirs.generate(torch.tensor([prompt]), **long)[0].tolist()
+        assert model.generate([prompt], **long) == plain.generate([prompt], **long) == [want]
+    halves = load(half_folder)
+    assert halves.handover.engine(halves).kv_cache_dtype == "float16"
+    assert load(half_folder, backend="native").engine.kv_cache_dtype == "float16"
+    assert load(single_folder, backend="native", quantize="int8").engine.kv_cache_dtype == "float16"
+    by_name = martlet.auto.load_for_generation(single_folder)
+    assert type(by_name).__name__ == "InferenceModel" and by_name.engine.kv_cache_dtype == "float32"
+
+
+@pytest.mark.parametrize("backend", [None, "native"])
+def test_the_dtype_of_keys_and_values_is_the_users(single_folder, backend):
+    def logits(model, **asked):
+        session = model.open_session(**asked)
+        found = session.step([(session.add(), PROMPTS[2])]).logits
+        session.close()
+        return found
+
+    wide = load(single_folder, backend=backend)
+    each = {name: load(single_folder, backend=backend, kv_cache_dtype=name) for name in engine.KV_DTYPES}
+    want = logits(wide)
+    apart = {}
+    for name, model in each.items():
+        got = logits(model)
+        assert (got == logits(wide, kv_cache_dtype=name)).all()
+        assert (got == logits(wide, kv_cache_dtype=getattr(torch, name))).all()
+        assert model.generate(PROMPTS, **GREEDY) == wide.generate(PROMPTS, **GREEDY, kv_cache_dtype=name)
+        apart[name] = abs(got - want).mean()
+    assert apart["float32"] == 0 < apart["float16"] < apart["bfloat16"] / 4
+    assert (logits(each["bfloat16"], kv_cache_dtype="auto") == want).all()
+    with pytest.raises(ArgumentError, match=r"kv_cache_dtype: must be 'auto', 'float16', .*; found 'float8'"):
+        load(single_folder, backend=backend, kv_cache_dtype="float8")
+    with pytest.raises(ArgumentError, match="kv_cache_dtype"):
+        wide.generate([[3]], max_new_tokens=1, kv_cache_dtype="fp16")
+
+
+def test_options_of_the_engine_on_torch(single_folder):
+    for name, value in {
+        "kv_cache_dtype": "float16",
+        "kv_cache_bytes": 10**8,
+        "num_threads": 1,
+        "isa": "scalar",
+    }.items():
+        with pytest.raises(ArgumentError, match=f"{name}: is for the native engine; found backend='torch'"):
+            load(single_folder, backend="torch", **{name: value})
+        model = load(single_folder, **{name: value})
+        assert model.generates_on == "native"
+        for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert getattr(same.handover.engine(same), name) == value
+        add_hook(model)
+        with pytest.raises(UnsupportedError, match=f"{name}: is for the native engine; found torch: .* has hooks"):
+            model.generate([[3]], max_new_tokens=1)
+
+
+def test_a_value_beyond_float16_is_an_error_that_names_the_remedy(single_folder):
+    model = load(single_folder)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight[5] *= 1e6
+    want = model.generate(PROMPTS, **GREEDY)  # in float32
+    with pytest.raises(GenerationError, match=r"float16 holds, of at most 65,504; found .* in layer 1 at position"):
+        model.generate(PROMPTS, **GREEDY, kv_cache_dtype="float16")
+    with pytest.raises(GenerationError, match="Pass kv_cache_dtype='bfloat16', or 'float32' for twice the memory"):
+        model.generate(PROMPTS, **GREEDY, kv_cache_dtype="float16")
+    assert len(model.generate(PROMPTS, **GREEDY, kv_cache_dtype="bfloat16")) == len(want)
+    assert model.generate(PROMPTS, **GREEDY) == want  # rows that failed leave nothing behind
 
 
 def test_copies_have_an_engine_of_their_own(model):
@@ -226,11 +311,15 @@ def test_blocks_of_a_file_are_run_as_they_are(blocks, tmp_path):
     assert model.dtype == torch.float32 and model.generates_on == "native"
     assert model.handover.engine(model).kinds["model.layers.0.mlp.up_proj.weight"] == "Q8_0"
     assert model.generate(PROMPTS, **GREEDY) == load(path, backend="native").generate(PROMPTS, **GREEDY)
-    assert martlet.auto.load_for_generation(path, dtype="float32").generates_on == f"torch: {EXACT}"
+    wide = martlet.auto.load_for_generation(path, dtype="float32")  # the numbers unpacked
+    assert isinstance(wide, torch.nn.Module) and wide.generates_on == "native"
+    assert wide.generate(PROMPTS, **GREEDY) == load(path, backend="torch").generate(PROMPTS, **GREEDY)
     assert load(path, dtype="bfloat16").generates_on == "native"  # the blocks unpacked to it
     edit_data(model)
-    assert model.generates_on == f"torch: {EXACT}"
-    assert model.generate(PROMPTS, **GREEDY)
+    assert set(model.handover.engine(model).kinds.values()) == {"F32"}
+    torch_only = copy.deepcopy(model)
+    torch_only.handover = Handover(wanted=False)
+    assert model.generate(PROMPTS, **GREEDY) == torch_only.generate(PROMPTS, **GREEDY)
 
 
 def test_a_file_that_changed_meanwhile_is_not_read(blocks, tmp_path):

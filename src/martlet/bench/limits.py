@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from martlet.arch import EMBEDDING, HEAD, Arch, cache_bytes, linear_shapes
 from martlet.bench.machine import Limits
 from martlet.bench.run import Load
+from martlet.engine import KV_DTYPES
 
 # How a kind of matrix is multiplied: quants below 16 leave an instruction more room.
 OPERANDS = {"F32": "fp32", "F16": "fp32", "BF16": "bf16", "Q4_0": "int4", "Q4_1": "int4", "Q4_K": "int4"}
@@ -30,7 +31,9 @@ class Work:
         return limits.model_read.best * self.rows / self.step_bytes
 
 
-def find_work(arch: Arch, kinds: Mapping[str, str], packed_bytes: int, load: Load, limits: Limits) -> Work:
+def find_work(
+    arch: Arch, kinds: Mapping[str, str], packed_bytes: int, load: Load, limits: Limits, kv_cache_dtype: str = "float16"
+) -> Work:
     """The work of a load on a model whose matrices are packed as `kinds` says."""
     operations: dict[str, float] = {}
 
@@ -54,5 +57,5 @@ def find_work(arch: Arch, kinds: Mapping[str, str], packed_bytes: int, load: Loa
                 else window * (window + 1) / 2 + (length - window) * window
             )
             count(attention, 4.0 * pairs * arch.query_size)
-    past = sum(cache_bytes(arch, length + load.new_tokens // 2) for length in load.lengths)
+    past = sum(cache_bytes(arch, length + load.new_tokens // 2, KV_DTYPES[kv_cache_dtype]) for length in load.lengths)
     return Work(operations, packed_bytes + past, len(load.lengths))

@@ -22,7 +22,8 @@ class Martlet:
         from martlet.auto import AutoModelForCausalLM
         from martlet.generation import GenerationConfig
 
-        keywords = {key: options[key] for key in ("quantize", "isa") if options.get(key)}
+        names = ("quantize", "isa", "kv_cache_dtype", "kv_cache_bytes")
+        keywords = {key: options[key] for key in names if options.get(key) is not None}
         self.model = AutoModelForCausalLM.from_pretrained(model, backend="native", num_threads=threads, **keywords)
         self.model.generation_config = GenerationConfig()  # a model's own penalties are not what is measured
         engine = self.model.engine
@@ -31,6 +32,7 @@ class Martlet:
             "isa": engine.isa,
             "num_threads": engine.num_threads,
             "kinds": dict(engine.kinds),
+            "kv_cache_dtype": engine.kv_cache_dtype,
             "packed_bytes": engine.packed_bytes,
         }
 

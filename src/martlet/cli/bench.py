@@ -45,6 +45,7 @@ def build(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=_count, default=3, metavar="N", help="runs, of which medians count (default: 3)"
     )
     group.add_argument("--quantize", choices=("int8", "int4"), help="pack float matrices so at load")
+    options.add_cache_options(group)
     group = parser.add_argument_group("exactness")
     group.add_argument("--text", metavar="FILE", help="score a text in place of speed: perplexity, and divergence")
     group.add_argument("--text-tokens", type=_count, default=8000, metavar="N", help="of the text (default: 8000)")
@@ -142,7 +143,7 @@ def _measure(arguments: argparse.Namespace, machine: Machine, peers: list[str]) 
             threads=machine.num_threads,
             context=load.longest,
             rows=arguments.batch,
-            options={"quantize": arguments.quantize},
+            options=_own_options(arguments),
         )
         engines: dict[str, Engine] = {"martlet": ours}
         problems = _start_peers(arguments, machine, peers, model, load, engines, said)
@@ -155,11 +156,12 @@ def _measure(arguments: argparse.Namespace, machine: Machine, peers: list[str]) 
             for engine in engines.values():
                 engine.close()
     facts = loaded["loaded"]
-    work = find_work(arch, facts["kinds"], facts["packed_bytes"], load, limits)
+    work = find_work(arch, facts["kinds"], facts["packed_bytes"], load, limits, facts["kv_cache_dtype"])
     first, decode = series["martlet"].median("first_token_s"), series["martlet"].median("decode")
     return {
         "model": arguments.model,
         "kinds": _count_kinds(facts["kinds"], arch),
+        "kv_cache_dtype": facts["kv_cache_dtype"],
         "prompt_tokens": arguments.prompt_tokens,
         "new_tokens": arguments.new_tokens,
         "batch": arguments.batch,
@@ -174,6 +176,10 @@ def _measure(arguments: argparse.Namespace, machine: Machine, peers: list[str]) 
         "machine": machine.as_json(),
         "limits": limits.as_json(),
     }
+
+
+def _own_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"quantize": arguments.quantize, **options.cache_options(arguments)}
 
 
 def _score(arguments: argparse.Namespace, machine: Machine, peers: list[str]) -> int:
@@ -191,8 +197,8 @@ def _score(arguments: argparse.Namespace, machine: Machine, peers: list[str]) ->
     with _saying() as said:
         said(f"loading {arguments.model}")
         ours = Here()
-        options = {"quantize": arguments.quantize}
-        ours.ask(do="load", model=model, threads=machine.num_threads, context=window, rows=1, options=options)
+        own = _own_options(arguments)
+        loaded = ours.ask(do="load", model=model, threads=machine.num_threads, context=window, rows=1, options=own)
         engines: dict[str, Engine] = {"martlet": ours}
         problems = _start_peers(arguments, machine, peers, model, load, engines, said)
         try:
@@ -206,6 +212,7 @@ def _score(arguments: argparse.Namespace, machine: Machine, peers: list[str]) ->
         "model": arguments.model,
         "text": arguments.text,
         "window": window,
+        "kv_cache_dtype": loaded["loaded"]["kv_cache_dtype"],
         "reference": (arguments.reference or arguments.model) if wants_reference else None,
         "engines": found,
         "left_out": problems,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from martlet import arch as arch_
 from martlet.checkpoint import INDEX, SINGLE, Checkpoint
+from martlet.engine import KV_DTYPES
 from martlet.errors import HubError, JsonError, TokenizerError
 from martlet.formats.files import read_json
 from martlet.formats.tensors import num_elements
@@ -43,6 +44,7 @@ def model_facts(checkpoint: Checkpoint, files: Mapping[str, Any]) -> dict[str, A
         "tokenizer": tokenizer_facts(checkpoint, files),
         "generation": generation_facts(checkpoint),
         "memory": memory_facts(arch),
+        "kv_cache": kv_cache_facts(arch),
         "remote_code": remote_code(checkpoint),
     }
 
@@ -186,6 +188,19 @@ def memory_facts(arch: Arch) -> dict[str, Any]:
             "full_context": arch_.cache_bytes(arch, context, CACHE_BYTES[dtype]),
         }
         for dtype, size in WEIGHT_BYTES.items()
+    }
+
+
+def kv_cache_facts(arch: Arch) -> dict[str, dict[str, int]]:
+    """What the native engine needs for keys and values of one row, by `kv_cache_dtype`: bytes of 1,000 tokens and of a
+    full context. It keeps every token, also in layers that look at a window."""
+    token = 2 * arch.num_layers * arch.key_value_size
+    return {
+        dtype: {
+            "per_1000_tokens": 1000 * token * size,
+            "full_context": arch.max_position_embeddings * token * size,
+        }
+        for dtype, size in KV_DTYPES.items()
     }
 
 

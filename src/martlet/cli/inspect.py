@@ -63,7 +63,9 @@ def sections(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Weights", _weights(facts["weights"])
     yield "Tokenizer", table(list(_tokenizer(facts["tokenizer"])))
     yield "Generation defaults", _generation(facts["generation"])
-    yield "Memory", _memory(facts["memory"], facts["architecture"]["max_position_embeddings"])
+    context = facts["architecture"]["max_position_embeddings"]
+    yield "Memory", _memory(facts["memory"], context)
+    yield "Keys and values on the native engine, by kv_cache_dtype", _kv_cache(facts["kv_cache"], context)
     named = facts["remote_code"]["named"]
     code = "\n".join(f"  {name}: {place}" for name, place in named.items())
     yield "Code of its own", f"{code}\n  named by the checkpoint; none of it is run" if named else "  none"
@@ -132,3 +134,13 @@ def _memory(memory: Mapping[str, Any], context: int) -> str:
         sizes = [bytes_text(needed[key]) for key in ("weights", "per_1000_tokens", "full_context")]
         rows.append([dtype, *sizes])
     return table(rows, right=(1, 2, 3))
+
+
+def _kv_cache(kv_cache: Mapping[str, Any], context: int) -> str:
+    rows = [["", "each 1,000 tokens", f"all {context:,} tokens"]]
+    for dtype, needed in kv_cache.items():
+        rows.append([dtype, bytes_text(needed["per_1000_tokens"]), bytes_text(needed["full_context"])])
+    return (
+        table(rows, right=(1, 2))
+        + "\n  float32 weights have float32 keys and values, others float16, unless you say otherwise"
+    )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from martlet.cli.options import from_file, hub_options, settings
+from martlet.cli.options import cache_options, from_file, hub_options, settings
 
 if TYPE_CHECKING:
     from martlet.checkpoint import Checkpoint
@@ -51,6 +51,7 @@ def load_model(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Any:
             backend=None if arguments.backend == "auto" else arguments.backend,
             opened=checkpoint,
             **hub_options(arguments),
+            **cache_options(arguments),
         )
     config = from_file(model.generation_config, is_gguf=checkpoint.gguf is not None)
     model.generation_config = settings(arguments, config)

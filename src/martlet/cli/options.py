@@ -33,6 +33,7 @@ FIELDS = {
     "num_beams": "beam search with this many beams; shows its text at the end",
     "prompt_lookup_num_tokens": "guess so many tokens from the prompt: the same text, sooner where it repeats it",
 }
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 # Fields that shape what a Python caller gets back; here there is one text.
 SHAPES = (
     "num_return_sequences", "return_dict_in_generate", "output_scores", "output_logits", "output_hidden_states",
@@ -60,9 +61,31 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", "native", "torch"),
         default="auto",
-        help="what computes (default: auto, the native engine for blocks, bfloat16 and float16 on the CPU, else torch)",
+        help="what computes (default: auto, the native engine on the CPU for the types it has kernels for, else torch)",
     )
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto, the file's)")
+    add_cache_options(group)
+
+
+def add_cache_options(group: Any) -> None:
+    """What the native engine keeps keys and values in; `cache_options` reads them."""
+    group.add_argument(
+        "--kv-cache-dtype",
+        choices=("auto", "float16", "bfloat16", "float32"),
+        help="of keys and values on the native engine (default: auto, float32 for float32 weights, else float16)",
+    )
+    group.add_argument(
+        "--kv-cache-bytes",
+        type=_read_size,
+        metavar="SIZE",
+        help="the most memory for keys and values, as 2000000000 or 2GB or 512MiB (default: no limit)",
+    )
+
+
+def cache_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was said of keys and values, as keywords of `from_pretrained`."""
+    said = {"kv_cache_dtype": arguments.kv_cache_dtype, "kv_cache_bytes": arguments.kv_cache_bytes}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +158,14 @@ def from_file(config: GenerationConfig, *, is_gguf: bool) -> GenerationConfig:
 def described(config: GenerationConfig) -> dict[str, dict[str, Any]]:
     """Every setting that something has set: its value, and where it came from."""
     return {name: {"value": value, "origin": origin} for name, value, origin in config.describe()}
+
+
+def _read_size(text: str) -> int:
+    number = text.rstrip("BGKMTigkmtb")
+    unit = text[len(number) :].upper()
+    if not (number.isdecimal() and number.isascii()) or unit not in UNITS:
+        raise argparse.ArgumentTypeError(f"must be a number of bytes, as 2000000000 or 2GB or 512MiB; found {text!r}")
+    return int(number) * UNITS[unit]
 
 
 def _reader(field: str) -> Callable[[str], Any]:

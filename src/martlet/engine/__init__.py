@@ -1,7 +1,20 @@
 """The native CPU engine's Python side: packs weights, keeps rows, steps them. The one importer of the extension."""
 
 from martlet.engine.extension import find_isa, instruction_sets, is_built, kinds
-from martlet.engine.model import EngineModel, build_engine_model
+from martlet.engine.model import OPTIONS, EngineModel, build_engine_model, check_options
+from martlet.engine.rows import KV_DTYPES, find_kv_dtype
 from martlet.engine.session import EngineSession
 
-__all__ = ["EngineModel", "EngineSession", "build_engine_model", "find_isa", "instruction_sets", "is_built", "kinds"]
+__all__ = [
+    "KV_DTYPES",
+    "OPTIONS",
+    "EngineModel",
+    "EngineSession",
+    "build_engine_model",
+    "check_options",
+    "find_isa",
+    "find_kv_dtype",
+    "instruction_sets",
+    "is_built",
+    "kinds",
+]

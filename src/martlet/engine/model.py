@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from martlet.arch import EMBEDDING, HEAD, Arch, Rope, tensors
 from martlet.engine.extension import count_threads, find_isa, native
-from martlet.engine.rows import Rows
+from martlet.engine.rows import Rows, find_kv_dtype
 from martlet.engine.session import EngineSession
 from martlet.errors import ArgumentError, MartletError, UnsupportedError, WeightsError
 from martlet.formats.tensors import TensorInfo, TensorSource, to_float32
 from martlet.weights import Piece
 
+OPTIONS = ("num_threads", "isa", "kv_cache_bytes", "kv_cache_dtype")  # of an engine, whatever its weights come from
 POSITIONS = "model.embed_positions.weight"
 QUANTIZED = {"int8": "Q8_0", "int4": "Q4_0"}
 _SLICE_BYTES = 16 << 20  # of a matrix on its way from the file into its packed form
@@ -35,19 +36,24 @@ class EngineModel:
     num_threads: int
     kinds: Mapping[str, str]  # tensor -> how it is packed
     kv_cache_bytes: int | None = None  # None: no limit
+    kv_cache_dtype: str = "float16"
     _rows: dict[int, Rows] = field(default_factory=dict, repr=False)  # by process: threads do not survive a fork
 
-    def open_session(self, kv_cache_bytes: int | None = None) -> EngineSession:
-        """Rows to step through, in the pages of this model; with `kv_cache_bytes`, in as many of its own."""
-        if kv_cache_bytes is not None:
-            return EngineSession(self, Rows(self, kv_cache_bytes))
-        return EngineSession(self, self.rows)
+    def open_session(self, kv_cache_bytes: int | None = None, kv_cache_dtype: Any = None) -> EngineSession:
+        """Rows to step through, in the pages of this model; with `kv_cache_bytes`, or with a `kv_cache_dtype` that is
+        not the model's, in pages of its own."""
+        dtype = self.kv_cache_dtype if kv_cache_dtype is None else find_kv_dtype(kv_cache_dtype, self.kinds)
+        if kv_cache_bytes is None and dtype == self.kv_cache_dtype:
+            return EngineSession(self, self.rows)
+        return EngineSession(self, Rows(self, self.kv_cache_bytes if kv_cache_bytes is None else kv_cache_bytes, dtype))
 
     @property
     def rows(self) -> Rows:
         """What the sessions of this process share."""
         process = os.getpid()
-        return self._rows.get(process) or self._rows.setdefault(process, Rows(self, self.kv_cache_bytes))
+        if process not in self._rows:
+            self._rows.setdefault(process, Rows(self, self.kv_cache_bytes, self.kv_cache_dtype))
+        return self._rows[process]
 
     def end_rows(self) -> None:
         """Ends the engine of this process, so that weights can be set. Close its sessions first; a new one begins."""
@@ -69,16 +75,18 @@ def build_engine_model(
     isa: str | None = None,
     num_threads: int | None = None,
     kv_cache_bytes: int | None = None,
+    kv_cache_dtype: Any = None,
 ) -> EngineModel:
     """Packs every weight. `quantize` "int8" or "int4" packs float matrices in blocks of 32 numbers to a scale.
 
     Matrices stay in the type they are stored in. UnsupportedError names a tensor whose type has no kernels,
     WeightsError one with NaN or infinity. Files are read, not mapped: their bytes are in memory once, packed, and a
     file that becomes shorter is a FormatError.
-    `kv_cache_bytes`: most memory for keys and values of all sessions.
+    `kv_cache_bytes`: most memory for keys and values of all sessions; `kv_cache_dtype`: as `find_kv_dtype` says.
     """
     if quantize is not None and quantize not in QUANTIZED:
         raise ArgumentError("quantize", f"must be one of {', '.join(QUANTIZED)}", found=repr(quantize))
+    find_kv_dtype(kv_cache_dtype, {})  # a wrong word is refused before anything is read
     _refuse(arch)
     packer = _Packer(source, pieces, QUANTIZED.get(quantize or ""), count_threads(num_threads))
     ropes = tuple(dict.fromkeys(layer.rope for layer in arch.layers if layer.rope))
@@ -103,9 +111,16 @@ def build_engine_model(
         if isinstance(error, MartletError):
             raise
         raise WeightsError("engine", str(error)) from error
-    model = EngineModel(arch, ropes, handle, find_isa(isa), packer.num_threads, kinds, kv_cache_bytes)
+    dtype = find_kv_dtype(kv_cache_dtype, kinds)
+    model = EngineModel(arch, ropes, handle, find_isa(isa), packer.num_threads, kinds, kv_cache_bytes, dtype)
     model.rows  # noqa: B018  # a limit that cannot be kept is refused here
     return model
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's OPTIONS that say something. ArgumentError for a `kv_cache_dtype` that there is not."""
+    find_kv_dtype(options.get("kv_cache_dtype"), {})
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _refuse(arch: Arch) -> None:

@@ -7,12 +7,11 @@ from functools import lru_cache
 
 logger = logging.getLogger("martlet")
 ASKED = "backend='torch' was asked for"
-EXACT = "float32 weights generate on torch, which gives transformers' ids; the engine keeps keys and values in bfloat16"
 
 
 def say_why(reason: str) -> None:
-    """Logs a reason once: as a warning, but where it is what was asked for or promised."""
-    _say_once(reason, logging.INFO if reason in (ASKED, EXACT) else logging.WARNING)
+    """Logs a reason once: as a warning, but where it is what was asked for."""
+    _say_once(reason, logging.INFO if reason == ASKED else logging.WARNING)
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from martlet.engine.session import EngineSession
 
 PAGE = 16  # positions that lie together
+KV_DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4}  # what keys and values may be kept in -> bytes of a number
 KEPT_BYTES = 512 * 2**20  # of ended rows; also at most the limit. They are the first to go when memory is needed
 KEPT_ROWS = 64
 
@@ -30,11 +31,10 @@ class Rows:
     numbers are the same to the bit.
     """
 
-    def __init__(self, model: EngineModel, kv_cache_bytes: int | None) -> None:
-        arch = model.arch
-        page_bytes = len(arch.layers) * arch.num_key_value_heads * arch.head_dim * 2 * 2 * PAGE
+    def __init__(self, model: EngineModel, kv_cache_bytes: int | None, kv_cache_dtype: str) -> None:
+        page_bytes = model.arch.num_layers * model.arch.key_value_size * 2 * PAGE * KV_DTYPES[kv_cache_dtype]
         max_pages = 0 if kv_cache_bytes is None else count_pages(kv_cache_bytes, page_bytes)
-        self.engine = native().Engine(model.handle, model.isa, model.num_threads, max_pages)
+        self.engine = native().Engine(model.handle, model.isa, model.num_threads, max_pages, kv_cache_dtype)
         self.ropes, self.max_pages = model.ropes, max_pages
         self.sessions: set[EngineSession] = set()
         self._max_kept = min(KEPT_BYTES // page_bytes, max_pages or KEPT_BYTES)
@@ -114,6 +114,22 @@ class Rows:
     def _drop(self, number: int) -> None:
         del self._kept[number]
         self.engine.release(number)
+
+
+def find_kv_dtype(kv_cache_dtype: Any, kinds: Mapping[str, str]) -> str:
+    """What keys and values are kept in: `kv_cache_dtype`, a name or a torch.dtype; for None or "auto", by the `kinds`
+    of the packed matrices.
+
+    float32 where every matrix of the layers is: nothing else is rounded there. Otherwise float16, which is nearer than
+    bfloat16 for numbers of 2^-16 to 65,504. ArgumentError for another word.
+    """
+    word = "auto" if kv_cache_dtype is None else str(kv_cache_dtype).removeprefix("torch.")
+    if word == "auto":
+        stored = {kind for name, kind in kinds.items() if name.startswith("model.layers.")}
+        return "float32" if stored == {"F32"} else "float16"
+    if word not in KV_DTYPES:
+        raise ArgumentError("kv_cache_dtype", f"must be 'auto', {', '.join(map(repr, KV_DTYPES))}", found=repr(word))
+    return word
 
 
 def count_pages(kv_cache_bytes: Any, page_bytes: int) -> int:

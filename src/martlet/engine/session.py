@@ -192,6 +192,8 @@ class EngineSession:
                 self._engine.truncate(row.number, length)
             if isinstance(error, MemoryError):
                 raise CacheMemoryError("native engine", "memory for keys and values is exhausted") from error
+            if isinstance(error, OverflowError):
+                raise _beyond(self._engine.kv_cache_dtype, error) from error
             if isinstance(error, ValueError) and not isinstance(error, MartletError):
                 raise GenerationError("native engine", str(error)) from error
             raise
@@ -201,6 +203,16 @@ class EngineSession:
         self._rows[number] = row
         self._next += 1
         return number
+
+
+def _beyond(dtype: str, error: OverflowError) -> GenerationError:
+    remedies = {"float16": "Pass kv_cache_dtype='bfloat16', or 'float32' for twice the memory."}
+    return GenerationError(
+        "keys and values",
+        f"must be numbers that {dtype} holds, of at most {65504 if dtype == 'float16' else 3.39e38:,g}",
+        found=str(error),
+        remedy=remedies.get(dtype, "Pass kv_cache_dtype='float32'."),
+    )
 
 
 def _count_pages(lengths: Sequence[int]) -> int:

@@ -56,6 +56,7 @@ def generate(
     stop: Callable[[], bool] | None = None,
     truncate_prompt: bool = False,
     kv_cache_bytes: int | None = None,
+    kv_cache_dtype: Any = None,
     **kwargs: Any,
 ) -> Any:
     """Continues each prompt; keywords are Hugging Face's, and `generation_config` fields as keywords win over it.
@@ -66,8 +67,9 @@ def generate(
     right-padded, or a list a row for lists; with `return_dict_in_generate=True` a `GenerateOutput`. Each row equals
     that row alone. `stop()` is asked before every step; True ends all rows with the reason "cancelled".
     `truncate_prompt` keeps as many last tokens of a long prompt as leave room for `max_new_tokens`, at least half a
-    context. `kv_cache_bytes`: most memory for keys and values of this call, on the native engine; rows that do not fit
-    wait, with the same result. ArgumentError, UnsupportedError, GenerationError and its kinds.
+    context. On the native engine `kv_cache_bytes`: most memory for keys and values of this call; rows that do not fit
+    wait, with the same result. `kv_cache_dtype`: what this call keeps them in ("float16", "bfloat16", "float32");
+    GenerationError for a number that it does not hold. ArgumentError, UnsupportedError, GenerationError and its kinds.
     """
     if synced_gpus:
         raise UnsupportedError("generate", "synced_gpus is not supported", remedy="Generate on one process.")
@@ -100,6 +102,7 @@ def generate(
             stop=stop,
             records=records,
             kv_cache_bytes=kv_cache_bytes,
+            kv_cache_dtype=kv_cache_dtype,
         )
     except BaseException as error:  # whoever reads the stream must hear of it, Ctrl-C too
         if callable(getattr(streamer, "fail", None)):
@@ -125,6 +128,7 @@ def generate_rows(
     stop: Callable[[], bool] | None = None,
     records: Records | None = None,
     kv_cache_bytes: int | None = None,
+    kv_cache_dtype: Any = None,
     num_logprobs: int | None = None,
 ) -> list[RowResult]:
     """Continues each row of ids, unpadded in and out; one `RowResult` a sequence, a prompt's sequences together.
@@ -170,7 +174,7 @@ def generate_rows(
         request.choice = choice if request.guidance is None and not request.repairs_logits else None
         requests.append(request)
     records = records or Records()
-    asked = {"kv_cache_bytes": kv_cache_bytes, "traces": records.keeps_states}
+    asked = {"kv_cache_bytes": kv_cache_bytes, "kv_cache_dtype": kv_cache_dtype, "traces": records.keeps_states}
     session = model.open_session(
         **{name: value for name, value in asked.items() if value is not None and value is not False}
     )

@@ -35,6 +35,15 @@ class Turns {
 };
 
 
+KvDtype find_kv_dtype(const std::string& name) {
+  std::string known;
+  for (int i = 0; i < kNumKvDtypes; ++i) {
+    if (name == kKvDtypes[i].name) return KvDtype(i);
+    known += (i ? ", " : "") + std::string(kKvDtypes[i].name);
+  }
+  refuse("kv_cache_dtype must be one of " + known + "; found " + name);
+}
+
 // The id, why there is none, and log probabilities where they were asked for.
 nb::tuple tell(const Chosen& chosen) {
   const char* failure = chosen.outcome == Outcome::NOT_FINITE     ? "not finite"
@@ -86,8 +95,8 @@ struct BoundEngine {
   std::unique_ptr<Turns> turns = std::make_unique<Turns>();
   int process = getpid();
 
-  BoundEngine(const BoundModel& m, const std::string& isa, int num_threads, int64_t max_pages)
-      : kept(m.kept), engine(m.model, find_kernels(isa), num_threads, max_pages) {}
+  BoundEngine(const BoundModel& m, const std::string& isa, int num_threads, KvDtype kv_cache_dtype, int64_t max_pages)
+      : kept(m.kept), engine(m.model, find_kernels(isa), num_threads, kv_cache_dtype, max_pages) {}
 
   // Before the interpreter lock is released. Whoever had the turn when this process was forked is not here to end it.
   void arrive() {
@@ -267,14 +276,15 @@ void bind_engine(nb::module_& m) {
 
   nb::class_<BoundEngine>(m, "Engine")
       .def("__init__", [](BoundEngine* self, const BoundModel& model, const std::string& isa, int num_threads,
-                          int64_t max_pages) {
+                          int64_t max_pages, const std::string& kv_cache_dtype) {
         if (num_threads < 1 || num_threads > 1024) refuse("num_threads must be 1 to 1024");
         if (max_pages < 0) refuse("max_pages must be 0 (no limit) or more");
         model.model->check();
-        new (self) BoundEngine(model, isa, num_threads, max_pages);
-      }, "model"_a, "isa"_a = "", "num_threads"_a = 1, "max_pages"_a = 0)
+        new (self) BoundEngine(model, isa, num_threads, find_kv_dtype(kv_cache_dtype), max_pages);
+      }, "model"_a, "isa"_a = "", "num_threads"_a = 1, "max_pages"_a = 0, "kv_cache_dtype"_a = "float16")
       .def_prop_ro("isa", [](const BoundEngine& self) { return self.engine.kernels().name; })
       .def_prop_ro("num_threads", [](const BoundEngine& self) { return self.engine.num_threads(); })
+      .def_prop_ro("kv_cache_dtype", [](BoundEngine& self) { return info(self.engine.cache().dtype()).name; })
       .def_prop_ro("page_bytes", [](const BoundEngine& self) { return self.engine.page_bytes(); })
       .def_prop_ro("pages_held", [](BoundEngine& self) { return self.hold([](Cache& c) { return c.pages_held(); }); })
       .def_prop_ro("pages_free", [](BoundEngine& self) { return self.hold([](Cache& c) { return c.pages_free(); }); })

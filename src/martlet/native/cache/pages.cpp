@@ -10,8 +10,8 @@
 
 namespace martlet {
 
-Cache::Cache(int num_heads, int head_dim, int64_t max_pages)
-    : num_heads_(num_heads), head_dim_(head_dim), max_pages_(max_pages) {}
+Cache::Cache(int num_heads, int head_dim, KvDtype dtype, int64_t max_pages)
+    : num_heads_(num_heads), head_dim_(head_dim), dtype_(dtype), max_pages_(max_pages) {}
 
 Cache::~Cache() {
   trim();
@@ -19,7 +19,7 @@ Cache::~Cache() {
 }
 
 void Cache::trim() {
-  for (uint16_t* page : free_) std::free(page);
+  for (uint8_t* page : free_) std::free(page);
   free_.clear();
 }
 
@@ -34,7 +34,7 @@ int Cache::add() { return keep({}); }
 
 int Cache::fork(int sequence) {
   int row = keep(at(sequence));
-  for (uint16_t* page : at(row).pages) ++holders_.at(page);
+  for (uint8_t* page : at(row).pages) ++holders_.at(page);
   return row;
 }
 
@@ -54,7 +54,7 @@ void Cache::truncate(int sequence, int64_t length) {
 }
 
 void Cache::release(int sequence) {
-  for (uint16_t* page : at(sequence).pages) drop(page);
+  for (uint8_t* page : at(sequence).pages) drop(page);
   sequences_.erase(sequence);
 }
 
@@ -72,7 +72,7 @@ void Cache::extend(int sequence, int64_t count) {
   Sequence& s = at(sequence);
   if (pages_needed(sequence, count) > pages_free()) throw std::bad_alloc();
   if (count && s.length % kPage && holders_.at(s.pages.back()) > 1) {
-    uint16_t* own = acquire();
+    uint8_t* own = acquire();
     std::memcpy(own, s.pages.back(), page_bytes());
     drop(s.pages.back());
     s.pages.back() = own;
@@ -90,19 +90,20 @@ void Cache::extend(int sequence, int64_t count) {
 }
 
 // What was forgotten of a page may be NaN, and is multiplied by zero.
-void Cache::clear(uint16_t* page, int slot) const {
+void Cache::clear(uint8_t* page, int slot) const {
+  const size_t bytes = info(dtype_).bytes, left = size_t(kPage - slot);
   for (int h = 0; h < num_heads_; ++h) {
-    uint16_t *keys = page + key_offset(h), *values = page + value_offset(h);
-    for (int d = 0; d < head_dim_; ++d) std::fill(keys + d * kPage + slot, keys + (d + 1) * kPage, uint16_t(0));
-    std::fill(values + size_t(slot) * head_dim_, values + size_t(kPage) * head_dim_, uint16_t(0));
+    uint8_t *keys = page + key_offset(h), *values = page + value_offset(h);
+    for (size_t d = 0; d < size_t(head_dim_); ++d) std::memset(keys + (d * kPage + size_t(slot)) * bytes, 0, left * bytes);
+    std::memset(values + size_t(slot) * size_t(head_dim_) * bytes, 0, left * size_t(head_dim_) * bytes);
   }
 }
 
-uint16_t* Cache::acquire() {
-  uint16_t* page;
+uint8_t* Cache::acquire() {
+  uint8_t* page;
   free_.reserve(free_.size() + holders_.size() + 1);  // giving a page up must not fail
   if (free_.empty()) {
-    page = static_cast<uint16_t*>(std::aligned_alloc(64, (page_bytes() + 63) / 64 * 64));
+    page = static_cast<uint8_t*>(std::aligned_alloc(64, (page_bytes() + 63) / 64 * 64));
     if (!page) throw std::bad_alloc();
   } else {
     page = free_.back();
@@ -118,7 +119,7 @@ uint16_t* Cache::acquire() {
   return page;
 }
 
-void Cache::drop(uint16_t* page) {
+void Cache::drop(uint8_t* page) {
   if (--holders_[page] == 0) {
     holders_.erase(page);
     free_.push_back(page);

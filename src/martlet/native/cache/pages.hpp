@@ -10,8 +10,9 @@ namespace martlet {
 
 class Cache {
  public:
-  // A page holds `num_heads` pairs of key and value blocks (all layers' heads), head_dim wide. 0 pages: no limit.
-  Cache(int num_heads, int head_dim, int64_t max_pages);
+  // A page holds `num_heads` pairs of key and value blocks (all layers' heads), head_dim wide, of numbers of `dtype`.
+  // 0 pages: no limit.
+  Cache(int num_heads, int head_dim, KvDtype dtype, int64_t max_pages);
   ~Cache();
   Cache(const Cache&) = delete;
   Cache& operator=(const Cache&) = delete;
@@ -28,33 +29,37 @@ class Cache {
   int64_t pages_free() const;  // of the limit
   int64_t pages_held() const { return int64_t(holders_.size()); }
   void trim();  // gives unused pages back to the system
-  size_t page_bytes() const { return size_t(num_heads_) * 2 * head_dim_ * kPage * sizeof(uint16_t); }
+  KvDtype dtype() const { return dtype_; }
+  size_t page_bytes() const { return size_t(num_heads_) * 2 * block_bytes(); }
 
   // Makes room for `count` more positions and counts them as held. Throws std::bad_alloc; then nothing has changed.
   void extend(int sequence, int64_t count);
 
-  const std::vector<uint16_t*>& pages(int sequence) const { return at(sequence).pages; }
-  size_t key_offset(int layer_head) const { return size_t(layer_head) * 2 * head_dim_ * kPage; }
-  size_t value_offset(int layer_head) const { return key_offset(layer_head) + size_t(head_dim_) * kPage; }
+  const std::vector<uint8_t*>& pages(int sequence) const { return at(sequence).pages; }
+  // Of a head's keys and values in a page, in bytes.
+  size_t key_offset(int layer_head) const { return size_t(layer_head) * 2 * block_bytes(); }
+  size_t value_offset(int layer_head) const { return key_offset(layer_head) + block_bytes(); }
 
  private:
   struct Sequence {
-    std::vector<uint16_t*> pages;
+    std::vector<uint8_t*> pages;
     int64_t length = 0;
     bool is_cut = false;  // its last page holds forgotten positions
   };
   const Sequence& at(int sequence) const;
   Sequence& at(int sequence);
   int keep(Sequence sequence);
-  void clear(uint16_t* page, int slot) const;
-  uint16_t* acquire();
-  void drop(uint16_t* page);
+  size_t block_bytes() const { return size_t(head_dim_) * kPage * info(dtype_).bytes; }
+  void clear(uint8_t* page, int slot) const;
+  uint8_t* acquire();
+  void drop(uint8_t* page);
 
   int num_heads_, head_dim_, next_ = 0;
+  KvDtype dtype_;
   int64_t max_pages_;
   std::unordered_map<int, Sequence> sequences_;
-  std::unordered_map<uint16_t*, int> holders_;
-  std::vector<uint16_t*> free_;
+  std::unordered_map<uint8_t*, int> holders_;
+  std::vector<uint8_t*> free_;
 };
 
 }  // namespace martlet

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <utility>
 
 namespace martlet {
 
@@ -71,11 +74,12 @@ struct Engine::Pass {
   int pieces = 0;  // chunks of the longest row, when attention is cut into chunks; 0: it is not
 };
 
-Engine::Engine(std::shared_ptr<const Model> model, const Kernels& kernels, int num_threads, int64_t max_pages)
+Engine::Engine(std::shared_ptr<const Model> model, const Kernels& kernels, int num_threads, KvDtype kv_dtype,
+               int64_t max_pages)
     : model_(std::move(model)),
       kernels_(kernels),
       team_(num_threads),
-      cache_(int(model_->layers.size()) * model_->arch.num_key_value_heads, model_->arch.head_dim, max_pages),
+      cache_(int(model_->layers.size()) * model_->arch.num_key_value_heads, model_->arch.head_dim, kv_dtype, max_pages),
       space_(std::make_unique<Space>()) {
   space_->claims.reset(new std::atomic<int>[16 * model_->layers.size() + 32]);
 }
@@ -182,6 +186,21 @@ struct Worker {
     });
   }
 };
+
+// The first of a step's keys and values that a page does not hold.
+struct Lost {
+  size_t layer = SIZE_MAX;
+  int token = 0;
+  float value = 0;
+};
+
+float largest_finite(const float* key, const float* value, int n) {
+  float largest = 0;
+  for (const float* row : {key, value})
+    for (int i = 0; i < n; ++i)
+      if (std::isfinite(row[i]) && std::fabs(row[i]) > std::fabs(largest)) largest = row[i];
+  return largest;
+}
 
 void add_bias(const Kernels& k, const Linear& linear, float* y) {
   if (!linear.bias.empty()) k.add(y, linear.bias.data(), int(linear.bias.size()));
@@ -343,6 +362,9 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
         sin[at] = float(std::sin(double(angle))) * a.attention_factors[r];
       }
   };
+  std::exception_ptr failed;
+  Lost lost;
+  std::mutex failing;
   // Biases, norms and turns of the new queries and keys; keys and values go to their pages.
   auto remember = [&](size_t layer, int t) {
     const LayerWeights& w = m.layers[layer];
@@ -365,13 +387,20 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
       for (int h = 0; h < a.num_key_value_heads; ++h) k.rotate(key + h * a.head_dim, turn);
     }
     const Token& token = pass.tokens[size_t(t)];
-    uint16_t* page = cache_.pages(pass.rows[size_t(token.row)].step->sequence)[size_t(token.position / kPage)];
+    uint8_t* page = cache_.pages(pass.rows[size_t(token.row)].step->sequence)[size_t(token.position / kPage)];
+    const int dtype = int(cache_.dtype()), slot = int(token.position % kPage);
+    bool fits = true;
     for (int h = 0; h < a.num_key_value_heads; ++h) {
       int head = int(layer) * a.num_key_value_heads + h;
-      k.store_key(key + h * a.head_dim, a.head_dim, page + cache_.key_offset(head), int(token.position % kPage));
-      k.store_value(value + h * a.head_dim, a.head_dim, page + cache_.value_offset(head), int(token.position % kPage));
+      fits &= k.store_key[dtype](key + h * a.head_dim, a.head_dim, page + cache_.key_offset(head), slot);
+      fits &= k.store_value[dtype](value + h * a.head_dim, a.head_dim, page + cache_.value_offset(head), slot);
+    }
+    if (!fits) {
+      std::lock_guard lock(failing);
+      if (std::pair(layer, t) < std::pair(lost.layer, lost.token)) lost = {layer, t, largest_finite(key, value, KV)};
     }
   };
+  const auto attend_pages = k.attend[int(cache_.dtype())];
   auto attend = [&](size_t layer, const AttentionItem& item) {
     const PassRow& row = pass.rows[size_t(item.row)];
     int first = row.first + item.first_query, head = int(layer) * a.num_key_value_heads + item.head;
@@ -397,9 +426,9 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
       size_t at = size_t(first) * pass.pieces + size_t(item.piece);
       task.out = parts + at * Q + size_t(item.head) * group * a.head_dim;
       task.stats = part_stats + (at * a.num_attention_heads + size_t(item.head) * group) * 2;
-      return k.attend(task);
+      return attend_pages(task);
     }
-    k.attend(task);
+    attend_pages(task);
     for (int i = 0; i < item.num_queries; ++i)
       for (int h = 0; h < group; ++h)
         k.finish(task.out + size_t(i) * Qp + size_t(h) * a.head_dim, task.stats + (size_t(i) * group + h) * 2, a.head_dim);
@@ -429,8 +458,6 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
 
   const int V = a.vocab_size, Vp = round_up(V, kRows);
   float* scores = V == Vp && logits ? logits : s.logits.reserve(size_t(W) * Vp);
-  std::exception_ptr failed;
-  std::mutex failing;
 
   team_.run([&](int) {
     Worker work{m, k, team_, s.claims.get()};
@@ -514,6 +541,12 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
       }
     });
   });
+  if (lost.layer != SIZE_MAX) {
+    char found[96];
+    std::snprintf(found, sizeof(found), "%.6g in layer %zu at position %lld", double(lost.value), lost.layer,
+                  static_cast<long long>(pass.tokens[size_t(lost.token)].position));
+    throw std::overflow_error(found);
+  }
   if (failed) std::rethrow_exception(failed);
 }
 

@@ -46,7 +46,8 @@ template <class T> class Buffer {
 
 class Engine {
  public:
-  Engine(std::shared_ptr<const Model> model, const Kernels& kernels, int num_threads, int64_t max_pages);
+  Engine(std::shared_ptr<const Model> model, const Kernels& kernels, int num_threads, KvDtype kv_dtype,
+         int64_t max_pages);
   ~Engine();
 
   Cache& cache() { return cache_; }
@@ -57,7 +58,7 @@ class Engine {
   size_t workspace_bytes() const;
 
   // Logits, vocab_size a place, rows end to end. Throws std::bad_alloc if the pages do not suffice, before anything is
-  // computed: then no row has changed.
+  // computed, and std::overflow_error if a key or value is beyond what the pages hold: then no row has changed.
   void step(std::span<const RowStep> rows, float* logits);
 
   // A step whose logits each row's chooser reads, on the team's threads; what they chose.

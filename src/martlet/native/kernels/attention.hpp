@@ -11,6 +11,29 @@ constexpr float kMinusInfinity = -__builtin_inff();
 constexpr int kTogether = kMaxTile < 4 ? 4 : kMaxTile;  // queries, or heads of one query, that share a load of keys
 constexpr int kMostTogether = 32;                       // and that share a page widened to float32
 
+// Numbers of a page. From `first_lost` on a finite float32 would be rounded to infinity.
+struct KvBf16 {
+  using type = uint16_t;
+  static constexpr bool is_wide = false;
+  static constexpr float first_lost = 0x1.ffp127f;
+  static INLINE f32 load(const type* p) { return load_bf16(p); }
+  static INLINE void store(type* p, f32 a) { store_bf16(p, a); }
+};
+struct KvF16 {
+  using type = uint16_t;
+  static constexpr bool is_wide = false;
+  static constexpr float first_lost = 65520.0f;
+  static INLINE f32 load(const type* p) { return load_f16(p); }
+  static INLINE void store(type* p, f32 a) { store_f16(p, a); }
+};
+struct KvF32 {
+  using type = float;
+  static constexpr bool is_wide = true;
+  static constexpr float first_lost = __builtin_inff();
+  static INLINE f32 load(const type* p) { return MARTLET_ISA::load(p); }
+  static INLINE void store(type* p, f32 a) { MARTLET_ISA::store(p, a); }
+};
+
 INLINE f32 counting(float first) {
   float lanes[16];
   for (int i = 0; i < 16; ++i) lanes[i] = first + float(i);
@@ -80,18 +103,17 @@ INLINE void weigh_page(float (*weights)[kChunk], int first, int place, int d, fl
     for (int w = 0; w < Width; ++w) store(out[first + i] + d + 16 * w, acc[i][w]);
 }
 
-// Dimensions past the last sixteen, one by one.
-INLINE void weigh_rest(const AttentionTask& t, const uint16_t* values, const float* weights, int place, float* out) {
-  for (int d = t.head_dim / 16 * 16; d < t.head_dim; ++d) {
-    float acc = place ? out[d] : 0.0f;
-    for (int j = 0; j < kPage; ++j) {
-      uint32_t bits = uint32_t(values[size_t(j) * t.head_dim + d]) << 16;
-      float v;
-      __builtin_memcpy(&v, &bits, 4);
-      acc = __builtin_fmaf(weights[place + j], v, acc);
-    }
-    out[d] = acc;
+// Dimensions past the last sixteen.
+template <class Kv>
+INLINE void weigh_rest(int head_dim, const typename Kv::type* values, const float* weights, int place, float* out) {
+  const int d = head_dim / 16 * 16, count = head_dim - d;
+  f32 acc = place ? load_part(out + d, count) : zero();
+  for (int j = 0; j < kPage; ++j) {
+    typename Kv::type whole[16] = {};
+    for (int i = 0; i < count; ++i) whole[i] = values[size_t(j) * size_t(head_dim) + size_t(d + i)];
+    acc = fma(set1(weights[place + j]), Kv::load(whole), acc);
   }
+  store_part(out + d, acc, count);
 }
 
 void merge(float* out, float* stats, const float* next_out, const float* next_stats, int head_dim) {
@@ -120,44 +142,44 @@ template <class F> INLINE void in_tiles(int count, F&& f) {
 }
 
 // Many queries pass over a page that is widened to float32 once; few read it as it lies.
-template <bool Widens> INLINE void score_pages(const AttentionTask& t, const Queries& u, int first_page, int num_pages,
-                                               float (*scores)[kChunk]) {
+template <class Kv, bool Widens> INLINE void score_pages(const AttentionTask& t, const Queries& u, int first_page,
+                                                         int num_pages, float (*scores)[kChunk]) {
   alignas(64) float wide[Widens ? kMaxHeadDim * kPage : 1];
   for (int p = 0; p < num_pages; ++p) {
-    const uint16_t* keys = t.pages[first_page + p] + t.key_offset;
+    const auto* keys = (const typename Kv::type*)(t.pages[first_page + p] + t.key_offset);
     if constexpr (Widens)
-      for (int d = 0; d < t.head_dim; ++d) store(wide + d * kPage, load_bf16(keys + d * kPage));
+      for (int d = 0; d < t.head_dim; ++d) store(wide + d * kPage, Kv::load(keys + d * kPage));
     in_tiles(u.count, [&](int first, auto n) INLINED {
       score_page<n.value>(t, u, first, (first_page + p) * kPage, scores, p * kPage, [&](int d) INLINED {
-        return Widens ? load(wide + d * kPage) : load_bf16(keys + d * kPage);
+        return Widens ? load(wide + d * kPage) : Kv::load(keys + d * kPage);
       });
     });
   }
 }
 
-template <bool Widens> INLINE void weigh_pages(const AttentionTask& t, const Queries& u, int first_page, int num_pages,
-                                               float (*weights)[kChunk], float* const* out) {
+template <class Kv, bool Widens> INLINE void weigh_pages(const AttentionTask& t, const Queries& u, int first_page,
+                                                         int num_pages, float (*weights)[kChunk], float* const* out) {
   alignas(64) float wide[Widens ? kMaxHeadDim * kPage : 1];
   const int n = t.head_dim;
   for (int p = 0; p < num_pages; ++p) {
-    const uint16_t* values = t.pages[first_page + p] + t.value_offset;
+    const auto* values = (const typename Kv::type*)(t.pages[first_page + p] + t.value_offset);
     if constexpr (Widens)
-      for (int i = 0; i + 16 <= n * kPage; i += 16) store(wide + i, load_bf16(values + i));
-    auto value = [&](int j, int d) INLINED { return Widens ? load(wide + j * n + d) : load_bf16(values + j * n + d); };
+      for (int i = 0; i + 16 <= n * kPage; i += 16) store(wide + i, Kv::load(values + i));
+    auto value = [&](int j, int d) INLINED { return Widens ? load(wide + j * n + d) : Kv::load(values + j * n + d); };
     in_tiles(u.count, [&](int first, auto tile) INLINED {
       int d = 0;
       for (; d + 16 * kValuesWide <= n; d += 16 * kValuesWide)
         weigh_page<tile.value, kValuesWide>(weights, first, p * kPage, d, out, value);
       for (; d + 16 <= n; d += 16) weigh_page<tile.value, 1>(weights, first, p * kPage, d, out, value);
       for (int i = 0; i < tile.value && d < n; ++i)
-        weigh_rest(t, values, weights[first + i], p * kPage, out[first + i]);
+        weigh_rest<Kv>(n, values, weights[first + i], p * kPage, out[first + i]);
     });
   }
   for (int i = 0; i < u.count && num_pages == 0; ++i)
     for (int d = 0; d < n; ++d) out[i][d] = 0.0f;
 }
 
-template <bool Widens> INLINE void attend_to(const AttentionTask& t, const Queries& u) {
+template <class Kv, bool Widens> INLINE void attend_to(const AttentionTask& t, const Queries& u) {
   alignas(64) float scores[kMostTogether][kChunk];
   float next_out[kMostTogether][kMaxHeadDim], next_stats[kMostTogether][2], *sums[kMostTogether];
   for (int c = t.chunk_begin; c < t.chunk_end; ++c) {
@@ -165,17 +187,17 @@ template <bool Widens> INLINE void attend_to(const AttentionTask& t, const Queri
     int64_t begin = int64_t(c) * kChunk, end = begin + kChunk <= u.highest + 1 ? begin + kChunk : u.highest + 1;
     int first_page = int((begin > u.lowest ? begin : u.lowest) / kPage), last_page = int((end + kPage - 1) / kPage);
     int num_pages = last_page > first_page ? last_page - first_page : 0;
-    score_pages<Widens>(t, u, first_page, num_pages, scores);
+    score_pages<Kv, Widens>(t, u, first_page, num_pages, scores);
     for (int i = 0; i < u.count; ++i) {
       exponentiate(scores[i], num_pages * kPage, is_first ? u.stats[i] : next_stats[i]);
       sums[i] = is_first ? u.out[i] : next_out[i];
     }
-    weigh_pages<Widens>(t, u, first_page, num_pages, scores, sums);
+    weigh_pages<Kv, Widens>(t, u, first_page, num_pages, scores, sums);
     for (int i = 0; i < u.count && !is_first; ++i) merge(u.out[i], u.stats[i], next_out[i], next_stats[i], t.head_dim);
   }
 }
 
-void attend(const AttentionTask& t) {
+template <class Kv> void attend(const AttentionTask& t) {
   const int pairs = t.num_queries * t.group;
   for (int begin = 0; begin < pairs; begin += kMostTogether) {
     Queries u;
@@ -188,24 +210,35 @@ void attend(const AttentionTask& t) {
       u.low[i] = float(low), u.high[i] = float(high);
       u.lowest = low < u.lowest ? low : u.lowest, u.highest = high > u.highest ? high : u.highest;
     }
-    if (u.count > 2 * kTogether)
-      attend_to<true>(t, u);
+    if (!Kv::is_wide && u.count > 2 * kTogether)
+      attend_to<Kv, !Kv::is_wide>(t, u);
     else
-      attend_to<false>(t, u);
+      attend_to<Kv, false>(t, u);
   }
 }
 
-void store_key(const float* k, int head_dim, uint16_t* page, int slot) {
-  uint16_t rounded[16];
-  in_sixteens(head_dim, [&](int i, int count) INLINED {
-    store_bf16(rounded, get(k + i, count));
-    for (int j = 0; j < count; ++j) page[size_t(i + j) * kPage + slot] = rounded[j];
+// Rounds a row, calls put(first dimension, how many, numbers), and tells whether no finite number was lost.
+template <class Kv, class Put> INLINE bool round_row(const float* x, int n, Put&& put) {
+  typename Kv::type rounded[16];
+  f32 largest_finite = zero();
+  in_sixteens(n, [&](int i, int count) INLINED {
+    f32 a = get(x + i, count), size = abs(a);
+    Kv::store(rounded, a);
+    largest_finite = max(select_less(size, set1(__builtin_inff()), size, zero()), largest_finite);
+    put(i, count, rounded);
+  });
+  return largest(largest_finite) < Kv::first_lost;
+}
+
+template <class Kv> bool store_key(const float* k, int head_dim, uint8_t* keys, int slot) {
+  auto* to = (typename Kv::type*)keys;
+  return round_row<Kv>(k, head_dim, [&](int d, int count, const typename Kv::type* rounded) INLINED {
+    for (int j = 0; j < count; ++j) to[size_t(d + j) * kPage + size_t(slot)] = rounded[j];
   });
 }
-void store_value(const float* v, int head_dim, uint16_t* page, int slot) {
-  uint16_t rounded[16];
-  in_sixteens(head_dim, [&](int i, int count) INLINED {
-    store_bf16(rounded, get(v + i, count));
-    for (int j = 0; j < count; ++j) page[size_t(slot) * head_dim + i + j] = rounded[j];
+template <class Kv> bool store_value(const float* v, int head_dim, uint8_t* values, int slot) {
+  auto* to = (typename Kv::type*)values + size_t(slot) * size_t(head_dim);
+  return round_row<Kv>(v, head_dim, [&](int d, int count, const typename Kv::type* rounded) INLINED {
+    for (int j = 0; j < count; ++j) to[d + j] = rounded[j];
   });
 }

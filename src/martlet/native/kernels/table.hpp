@@ -40,6 +40,18 @@ struct Rotation {
   const float* sin;
 };
 
+// The numbers of keys and values in their pages.
+enum class KvDtype : uint8_t { BF16, F16, F32 };
+constexpr int kNumKvDtypes = 3;
+struct KvDtypeInfo {
+  const char* name;
+  size_t bytes;    // of a number
+  float largest;   // finite number
+};
+constexpr KvDtypeInfo kKvDtypes[kNumKvDtypes] = {
+    {"bfloat16", 2, 0x1.fep127f}, {"float16", 2, 65504.0f}, {"float32", 4, 0x1.fffffep127f}};
+constexpr const KvDtypeInfo& info(KvDtype dtype) { return kKvDtypes[int(dtype)]; }
+
 // Attention of queries that lie one after the other in one sequence, over that sequence's pages.
 struct AttentionTask {
   const float* q;            // [query][head of the group][head_dim], rows q_stride apart
@@ -48,15 +60,15 @@ struct AttentionTask {
   int64_t first_position;    // of query 0; query i sees positions up to first_position + i
   int window;                // 0: all
   float scale, softcap;      // softcap 0: none
-  const uint16_t* const* pages;  // keys and values of this head: page p holds positions 16p..16p+15
-  size_t key_offset, value_offset;  // of this layer and head inside a page, in numbers
+  const uint8_t* const* pages;   // keys and values of this head: page p holds positions 16p..16p+15
+  size_t key_offset, value_offset;  // of this layer and head inside a page, in bytes
   int chunk_begin, chunk_end;    // chunks of kChunk positions to read
   float* out;                // [query][head][head_dim] unnormalised sums, rows out_stride apart
   size_t out_stride;
   float* stats;              // [query][head][2]: largest score, sum of exponentials
 };
 constexpr int kMaxHeadDim = 1024;
-constexpr int kPage = 16;    // positions of a page: keys [head_dim][16], values [16][head_dim], bf16
+constexpr int kPage = 16;    // positions of a page: keys [head_dim][16], values [16][head_dim]
 constexpr int kChunk = 256;  // positions whose softmax is taken at once
 
 enum class Act : uint8_t { SILU, GELU, GELU_TANH, RELU };
@@ -77,9 +89,10 @@ struct Kernels {
   void (*activate)(Act, const float* gate, const float* up, int n, float* y);  // act(gate) * up; up null: act(gate)
   void (*rotate)(float* x, const Rotation&);                           // one head, pairs (d, d + rotated / 2)
   void (*softcap)(float* x, float cap, int n);                         // cap * tanh(x / cap)
-  void (*store_key)(const float* k, int head_dim, uint16_t* page, int slot);    // into [head_dim][16]
-  void (*store_value)(const float* v, int head_dim, uint16_t* page, int slot);  // into [16][head_dim]
-  void (*attend)(const AttentionTask&);
+  // a function for each KvDtype; storing tells whether every finite number is one in the page as well
+  bool (*store_key[kNumKvDtypes])(const float* k, int head_dim, uint8_t* keys, int slot);      // into [head_dim][16]
+  bool (*store_value[kNumKvDtypes])(const float* v, int head_dim, uint8_t* values, int slot);  // into [16][head_dim]
+  void (*attend[kNumKvDtypes])(const AttentionTask&);
   // folds the sums of the next chunk into those of the chunks before it, heads rows of head_dim
   void (*merge)(float* out, float* stats, const float* next_out, const float* next_stats, int head_dim);
   void (*finish)(float* out, const float* stats, int head_dim);        // divides by the sum of exponentials

@@ -56,6 +56,9 @@ INLINE void store_bf16(uint16_t* p, f32 a) {
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(rounded));
 }
 INLINE f32 load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+INLINE void store_f16(uint16_t* p, f32 a) {  // to nearest, ties to even; NaN stays NaN, too large becomes infinity
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
 
 INLINE u8 load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 INLINE u8 low_nibbles(u8 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }

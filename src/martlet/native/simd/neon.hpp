@@ -106,6 +106,9 @@ INLINE f32 load_f16(const uint16_t* p) {
   f32 r;
   EACH(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))));
 }
+INLINE void store_f16(uint16_t* p, f32 a) {  // to nearest, ties to even; NaN stays NaN, too large becomes infinity
+  for (int i = 0; i < 4; ++i) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
+}
 
 INLINE u8 load_bytes(const uint8_t* p) { u8 r; EACH(vld1q_u8(p + 16 * i)); }
 INLINE u8 low_nibbles(u8 a) { u8 r; EACH(vandq_u8(a.v[i], vdupq_n_u8(15))); }

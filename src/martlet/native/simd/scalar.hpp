@@ -99,6 +99,27 @@ INLINE float half_to_float(uint16_t h) {
   return out;
 }
 INLINE f32 load_f16(const uint16_t* p) { f32 r; LANES(half_to_float(p[i])); }
+INLINE void store_f16(uint16_t* p, f32 a) {  // to nearest, ties to even; NaN stays NaN, too large becomes infinity
+  for (int i = 0; i < 16; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &a.v[i], 4);
+    uint32_t sign = (bits >> 16) & 0x8000, size = bits & 0x7fffffffu, half;
+    if (size > 0x7f800000u) {
+      half = 0x7e00 | ((size >> 13) & 0x3ff);
+    } else if (size >= 0x477ff000u) {  // 65520
+      half = 0x7c00;
+    } else if (size < 0x38800000u) {  // below 2^-14: added to 0.5, the sum's last bit is 2^-24
+      float sum;
+      __builtin_memcpy(&sum, &size, 4);
+      sum += 0.5f;
+      __builtin_memcpy(&half, &sum, 4);
+      half -= 0x3f000000u;
+    } else {
+      half = (size + 0xfff + ((size >> 13) & 1) - 0x38000000u) >> 13;
+    }
+    p[i] = uint16_t(sign | half);
+  }
+}
 
 INLINE u8 load_bytes(const uint8_t* p) { u8 r; __builtin_memcpy(r.v, p, 64); return r; }
 INLINE u8 low_nibbles(u8 a) { for (auto& x : a.v) x &= 15; return a; }
