@@ -18,7 +18,7 @@ _MODULES = {
     "Features": "features",
     "Image": "features",
     "IterableDataset": "iterable",
-    "IterableDatasetDict": "iterable",
+    "IterableDatasetDict": "iterable_dict",
     "Json": "features",
     "LargeList": "features",
     "List": "features",
@@ -99,7 +99,8 @@ if TYPE_CHECKING:
         list_datasets,
     )
     from martlet.datasets.info import DatasetInfo
-    from martlet.datasets.iterable import IterableDataset, IterableDatasetDict, split_dataset_by_node
+    from martlet.datasets.iterable import IterableDataset, split_dataset_by_node
+    from martlet.datasets.iterable_dict import IterableDatasetDict
     from martlet.datasets.load import load_dataset
     from martlet.datasets.progress import disable_progress_bars, enable_progress_bars
     from martlet.datasets.saving import load_from_disk

@@ -1,8 +1,8 @@
-"""Column: one column of a dataset, read when looked at; a column of a struct is a column too."""
+"""One column of a dataset or of a stream, read when looked at; a column of a struct is a column too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from martlet.errors import ArgumentError
@@ -46,3 +46,17 @@ class Column(Sequence[Any]):
         return bool(list(self) == (list(other) if isinstance(other, Column) else other))
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class IterableColumn(Iterable[Any]):
+    """`stream["text"]`: each iteration is one of the stream; `stream["answers"]["text"]` goes into a struct."""
+
+    def __init__(self, source: Any, column_name: str) -> None:
+        self.source, self.column_name = source, column_name
+
+    def __iter__(self) -> Iterator[Any]:
+        for row in self.source:
+            yield None if row is None else row[self.column_name]
+
+    def __getitem__(self, column_name: str) -> IterableColumn:
+        return IterableColumn(self, column_name)

@@ -284,7 +284,6 @@ def batch(
         keys = [by_column] if isinstance(by_column, str) else list(by_column)
         for name in keys:
             self._known(name)
-        features = Features({name: self.features[name] if name in keys else features[name] for name in names})
         size, wanted = None, tuple(keys)
     else:
         size, wanted = batch_size, ()
@@ -314,7 +313,7 @@ def _as_lists(table: pa.Table, keys: tuple[str, ...]) -> pa.Table:
     for name in table.column_names:
         values = table.column(name).combine_chunks()
         values = values if isinstance(values, pa.Array) else values.chunk(0)
-        columns.append(values.take(pa.array(starts)) if name in keys else pa.ListArray.from_arrays(offsets, values))
+        columns.append(pa.ListArray.from_arrays(offsets, values))
     return pa.table(columns, names=table.column_names)
 
 

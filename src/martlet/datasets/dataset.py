@@ -129,6 +129,21 @@ class Dataset:
         return self._info.download_size
 
     @property
+    def size_in_bytes(self) -> int | None:
+        """Bytes of the files and of the tables together."""
+        return self._info.size_in_bytes
+
+    @property
+    def download_checksums(self) -> dict[str, Any] | None:
+        """Checksums of the files it was made from."""
+        return self._info.download_checksums
+
+    @property
+    def supervised_keys(self) -> Any:
+        """Which column is the input and which the output, where a dataset says so."""
+        return self._info.supervised_keys
+
+    @property
     def split(self) -> NamedSplit | None:
         """The name of the split."""
         return self._split

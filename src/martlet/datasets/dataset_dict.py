@@ -119,6 +119,26 @@ class DatasetDict(dict[str, Dataset]):
         for dataset in self.values():
             dataset.set_transform(transform, columns, output_all_columns)
 
+    @classmethod
+    def from_csv(cls, path_or_paths: Mapping[str, Any], *args: Any, **kwargs: Any) -> DatasetDict:
+        """Splits of CSV files, {split: paths}; what else is taken is as of load_dataset("csv")."""
+        return _of_files(cls, "csv", path_or_paths, *args, **kwargs)
+
+    @classmethod
+    def from_json(cls, path_or_paths: Mapping[str, Any], *args: Any, **kwargs: Any) -> DatasetDict:
+        """Splits of JSON or JSON Lines files, {split: paths}; what else is taken is as of load_dataset("json")."""
+        return _of_files(cls, "json", path_or_paths, *args, **kwargs)
+
+    @classmethod
+    def from_parquet(cls, path_or_paths: Mapping[str, Any], *args: Any, **kwargs: Any) -> DatasetDict:
+        """Splits of Parquet files, {split: paths}; `columns` are those to read."""
+        return _of_files(cls, "parquet", path_or_paths, *args, **kwargs)
+
+    @classmethod
+    def from_text(cls, path_or_paths: Mapping[str, Any], *args: Any, **kwargs: Any) -> DatasetDict:
+        """Splits of text files, {split: paths}; what else is taken is as of load_dataset("text")."""
+        return _of_files(cls, "text", path_or_paths, *args, **kwargs)
+
     push_to_hub = pushing.push_to_hub
 
     @verb
@@ -190,6 +210,23 @@ class DatasetDict(dict[str, Dataset]):
 
     def _repr_html_(self) -> str:
         return "".join(f"<h4>{name}</h4>{dataset._repr_html_()}" for name, dataset in self.items())
+
+
+def _of_files(
+    cls: type[DatasetDict],
+    kind: str,
+    paths: Any,
+    features: Any = None,
+    cache_dir: str | None = None,
+    keep_in_memory: bool = False,
+    **options: Any,
+) -> DatasetDict:
+    from martlet.datasets.load import load_dataset
+
+    found = load_dataset(
+        kind, data_files=paths, features=features, cache_dir=cache_dir, keep_in_memory=keep_in_memory, **options
+    )
+    return cls(found)
 
 
 @dataclass(frozen=True)

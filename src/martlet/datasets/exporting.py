@@ -17,26 +17,27 @@ import pyarrow as pa
 from martlet.datasets.arguments import verb
 from martlet.datasets.formatting import PLAIN, format_table
 from martlet.datasets.kinds import Json, LargeList, List, walk
-from martlet.datasets.selection import positions
 from martlet.datasets.tables import dict_maker
 from martlet.errors import ArgumentError, FeatureError, UnsupportedError
 
 if TYPE_CHECKING:
     from martlet.datasets.dataset import Dataset
+    from martlet.datasets.streams.blocks import Blocks
 
 WRITTEN_ROWS = 1000
+STREAMED_ROWS = 10_000  # rows of a stream that become a row group
 ROW_GROUP_BYTES = 100_000_000
 
 
 @verb
-def to_dict(self: Dataset, batch_size: int | None = None, batched: bool = False) -> Any:
+def to_dict(self: Dataset | Blocks, batch_size: int | None = None, batched: bool = False) -> Any:
     """Columns by name, as lists of what is stored (pictures as bytes and path); `batched` gives them in parts."""
     if not batched:
         return _columns(self, self._whole(None))
     return (_columns(self, table) for table in self._tables(batch_size or WRITTEN_ROWS))
 
 
-def _columns(dataset: Dataset, table: pa.Table) -> dict[str, list[Any]]:
+def _columns(dataset: Dataset | Blocks, table: pa.Table) -> dict[str, list[Any]]:
     """Columns of what is stored, JSON parsed."""
     features = dataset.features
     return {
@@ -57,31 +58,40 @@ def _parsed(kind: Any, value: Any) -> Any:
     return json.loads(value)
 
 
-def to_list(self: Dataset) -> list[dict[str, Any]]:
+def to_list(self: Dataset | Blocks) -> list[dict[str, Any]]:
     """Rows as dicts of what is stored."""
     return _rows(self, self._whole(None))
 
 
-def _rows(dataset: Dataset, table: pa.Table) -> list[dict[str, Any]]:
+def _rows(dataset: Dataset | Blocks, table: pa.Table) -> list[dict[str, Any]]:
     """Rows of what is stored, JSON parsed."""
     columns = _columns(dataset, table)
     return dict_maker(tuple(columns))(list(columns.values())) if columns else [{}] * table.num_rows
 
 
 @verb
-def to_pandas(self: Dataset, batch_size: int | None = None, batched: bool = False) -> Any:
+def to_pandas(self: Dataset | Blocks, batch_size: int | None = None, batched: bool = False) -> Any:
     """A pandas DataFrame of what is stored, or, `batched`, several."""
     from martlet.datasets.making import needs_pandas
 
     needs_pandas()
     if not batched:
-        return self._whole(None).to_pandas()
-    return (table.to_pandas() for table in self._tables(batch_size or WRITTEN_ROWS))
+        return _frame(self, self._whole(None))
+    return (_frame(self, table) for table in self._tables(batch_size or WRITTEN_ROWS))
+
+
+def _frame(dataset: Dataset | Blocks, table: pa.Table) -> Any:
+    """A DataFrame of what is stored, JSON parsed."""
+    frame = table.to_pandas()
+    for name, kind in dataset.features.items():
+        if any(isinstance(sub, Json) for sub in walk(kind)):
+            frame[name] = [_parsed(kind, value) for value in table.column(name).to_pylist()]
+    return frame
 
 
 @verb
 def to_polars(
-    self: Dataset,
+    self: Dataset | Blocks,
     batch_size: int | None = None,
     batched: bool = False,
     schema_overrides: dict[str, Any] | None = None,
@@ -102,7 +112,7 @@ def to_polars(
 
 @verb
 def to_csv(
-    self: Dataset,
+    self: Dataset | Blocks,
     path_or_buf: Any,
     batch_size: int | None = None,
     num_proc: int | None = None,
@@ -125,7 +135,7 @@ def to_csv(
 
 @verb
 def to_json(
-    self: Dataset,
+    self: Dataset | Blocks,
     path_or_buf: Any,
     batch_size: int | None = None,
     num_proc: int | None = None,
@@ -140,17 +150,16 @@ def to_json(
     """Writes JSON, an object a line, or with `lines=False` one list, and returns the bytes written."""
     if orient != "records":
         raise UnsupportedError("to_json()", f"has no orient={orient!r}", remedy="ds.to_pandas().to_json() has it.")
-    if not lines and batch_size is not None and batch_size < self.num_rows:
+    if not lines and batch_size is not None and self.num_rows is not None and batch_size < self.num_rows:
         raise ArgumentError("to_json()", "lines=False writes all rows at once", found=f"batch_size={batch_size}")
     written, first = 0, True
     with _opened(path_or_buf, storage_options, compression) as file:
         if not lines:
             written += file.write(b"[")
-        for begin in range(0, self.num_rows, batch_size or WRITTEN_ROWS):
-            at = positions(begin, min(begin + (batch_size or WRITTEN_ROWS), self.num_rows))
+        for table in self._tables(batch_size or WRITTEN_ROWS):
             texts = [
                 json.dumps(row, ensure_ascii=force_ascii, indent=indent, default=_plain, separators=(",", ":"))
-                for row in _rows(self, self._table(at))
+                for row in _rows(self, table)
             ]
             joint = "\n" if lines else ","
             text = joint.join(texts) + ("\n" if lines else "")
@@ -182,7 +191,7 @@ def _plain(value: Any) -> Any:
 
 @verb
 def to_parquet(
-    self: Dataset,
+    self: Dataset | Blocks,
     path_or_buf: Any,
     batch_size: int | None = None,
     storage_options: dict[str, Any] | None = None,
@@ -191,9 +200,7 @@ def to_parquet(
     """Writes Parquet with the features in its schema, row groups of `batch_size` rows or 100 MB; returns the bytes."""
     import pyarrow.parquet
 
-    schema = self.features.arrow_schema
-    table_bytes = max(1, self._stored.table.nbytes)
-    size = batch_size or max(1, min(max(self.num_rows, 1), len(self._stored) * ROW_GROUP_BYTES // table_bytes))
+    schema, size = self.features.arrow_schema, batch_size or _rows_of_group(self)
     written = 0
     with (
         _opened(path_or_buf, storage_options, None) as file,
@@ -205,9 +212,17 @@ def to_parquet(
     return written
 
 
+def _rows_of_group(dataset: Dataset | Blocks) -> int:
+    """Rows of about ROW_GROUP_BYTES; of a stream, whose bytes are not known, so many as are written at a time."""
+    if dataset.num_rows is None or not hasattr(dataset, "_stored"):
+        return STREAMED_ROWS
+    num_bytes = max(1, int(dataset._stored.table.nbytes))
+    return max(1, min(max(dataset.num_rows, 1), len(dataset._stored) * ROW_GROUP_BYTES // num_bytes))
+
+
 @verb
 def to_sql(
-    self: Dataset,
+    self: Dataset | Blocks,
     name: str,
     con: Any,
     batch_size: int | None = None,

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
-
+from martlet.datasets import exporting, pushing
 from martlet.datasets.arguments import verb
-from martlet.datasets.features import Features
+from martlet.datasets.column import IterableColumn
+from martlet.datasets.features import Features, List, changed
 from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, make_format
 from martlet.datasets.info import DatasetInfo
+from martlet.datasets.streams import making
+from martlet.datasets.streams.blocks import Blocks, encoded
+from martlet.datasets.streams.calling import caller, of_batch, of_row, without
 from martlet.datasets.streams.node import Context, Node, Numbered, Row, Run
-from martlet.datasets.streams.numbered import Again, Applied, Every, Grouped, Part
+from martlet.datasets.streams.numbered import Again, Applied, Lists, Part
 from martlet.datasets.streams.numbered import Columns as ColumnsStep
-from martlet.datasets.streams.unnumbered import Batched, Columns, Filtered, Gathered, Limited, Repeated
-from martlet.errors import ArgumentError, DatasetError
+from martlet.datasets.streams.unnumbered import Batched, Columns, Filtered, Gathered, Grouped, Limited, Repeated
+from martlet.errors import ArgumentError, UnsupportedError
+
+_OF_INFO = (
+    *("description", "citation", "homepage", "license", "builder_name", "config_name", "version", "dataset_size"),
+    *("download_size", "download_checksums", "size_in_bytes", "supervised_keys"),
+)
 
 
 class IterableDataset:
@@ -72,6 +79,20 @@ class IterableDataset:
         """Description, licence, features."""
         return self._info
 
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_INFO:
+            return getattr(self.__dict__["_info"], name)
+        raise AttributeError(f"an IterableDataset has no attribute {name!r}")
+
+    def __getitem__(self, column_name: Any) -> IterableColumn:
+        """A column by name: the values, as they are iterated."""
+        if not isinstance(column_name, str):
+            remedy = "ds.take(n), ds.skip(n) and iteration give rows."
+            found = type(column_name).__name__
+            raise ArgumentError("a stream", "is indexed by a column's name", found=found, remedy=remedy)
+        self._check([column_name])
+        return IterableColumn(self, column_name)
+
     @property
     def split(self) -> str | None:
         """The name of the split."""
@@ -94,8 +115,8 @@ class IterableDataset:
 
     @property
     def num_shards(self) -> int:
-        """Files, or parts, that can be read on their own."""
-        return self._node.num_shards
+        """Files, or parts, that can be read on their own; of a rank, its own."""
+        return max(1, len(range(self._rank, self._node.num_shards, self._world)))
 
     @property
     def n_shards(self) -> int:
@@ -167,7 +188,7 @@ class IterableDataset:
             columns = {name: [row[name] for row in rows] for name in rows[0]} if isinstance(rows, list) else rows
             made = self._form.transform(columns)
             return {name: values[0] for name, values in made.items()} if is_one else made
-        table, features = _table(rows, self.features)
+        table, features = encoded(rows, self.features)
         return (format_row if is_one else format_table)(table, features, self._form)
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,15 +232,15 @@ class IterableDataset:
         fn_kwargs: dict[str, Any] | None = None,
     ) -> IterableDataset:
         """A function of each row (or of batches of columns), whose result is put over the row. Runs when iterated."""
-        call = _caller(function, with_indices, input_columns, fn_kwargs)
+        call = caller(function, with_indices, input_columns, fn_kwargs)
         removed = [remove_columns] if isinstance(remove_columns, str) else list(remove_columns or [])
         made = Features(features) if features is not None else None
         if batched:
             step: Node = Batched(
-                self._node, _of_batch(call, removed, made), batch_size, drop_last_batch, made, with_indices
+                self._node, of_batch(call, removed, made), batch_size, drop_last_batch, made, with_indices
             )
         else:
-            step = Applied(self._node, _of_row(call, removed, made), made, with_indices)
+            step = Applied(self._node, of_row(call, removed, made), made, with_indices)
         return self._like(step)
 
     @verb
@@ -233,7 +254,7 @@ class IterableDataset:
         fn_kwargs: dict[str, Any] | None = None,
     ) -> IterableDataset:
         """The rows for which the function is true."""
-        call = _caller(function, with_indices, input_columns, fn_kwargs)
+        call = caller(function, with_indices, input_columns, fn_kwargs)
         if not batched:
             return self._like(Filtered(self._node, lambda row, number: bool(call(row, number)), with_indices))
 
@@ -281,27 +302,49 @@ class IterableDataset:
 
     @verb
     def shard(self, num_shards: int, index: int, contiguous: bool = True) -> IterableDataset:
-        """Part `index` of `num_shards`: neighbouring rows, or with contiguous=False every so manyth."""
+        """Part `index` of `num_shards`: neighbouring rows, or with contiguous=False every so manyth.
+
+        Of a stream whose rows are not counted: whole files where there are enough, else every so manyth row.
+        """
         if not 0 <= index < num_shards:
             raise ArgumentError("shard", f"index must be 0 to {num_shards - 1}", found=index)
-        if self.num_rows is None:
-            raise ArgumentError(
-                "shard", "needs rows that are counted", remedy="split_dataset_by_node deals out any stream."
-            )
-        if not contiguous:
-            return self._like(Every(self._node, index, num_shards))
-        each, rest = divmod(self.num_rows, num_shards)
-        start = index * each + min(index, rest)
-        return self._like(Part(self._node, start, start + each + (index < rest)))
+        return self._like(self._node.sharded(num_shards, index, contiguous))
 
     @verb
-    def batch(self, batch_size: int, drop_last_batch: bool = False) -> IterableDataset:
-        """`batch_size` rows as one, a list a column."""
-        from martlet.datasets.features import List
-
+    def batch(
+        self,
+        batch_size: int | None = None,
+        by_column: str | list[str] | None = None,
+        drop_last_batch: bool = False,
+    ) -> IterableDataset:
+        """Rows of lists: `batch_size` rows in each, or neighbouring rows that agree in `by_column`."""
+        if (batch_size is None) == (by_column is None):
+            raise ArgumentError("batch()", "needs batch_size or by_column")
         features = None if self.features is None else Features({n: List(kind) for n, kind in self.features.items()})
-        step = Grouped if self.num_rows is not None else Gathered
+        if by_column is not None:
+            keys = [by_column] if isinstance(by_column, str) else list(by_column)
+            self._check(keys)
+            return self._like(Grouped(self._node, keys, features))
+        assert batch_size is not None
+        if batch_size < 1:
+            raise ArgumentError("batch()", "batch_size must be at least 1", found=batch_size)
+        step = Lists if self.num_rows is not None else Gathered
         return self._like(step(self._node, batch_size, drop_last_batch, features))
+
+    @verb
+    def decode(self, enable: bool = True, num_threads: int = 0) -> IterableDataset:
+        """Pictures and sound as objects, or with enable=False as bytes and path."""
+        if num_threads:
+            remedy = "A DataLoader with num_workers decodes in several processes."
+            raise UnsupportedError("decode(num_threads=)", "is not there for streams", remedy=remedy)
+        if self.features is None:
+            remedy = "Pass features= to map, or decode before it."
+            raise ArgumentError("decode()", "needs columns whose kinds are known", remedy=remedy)
+
+        def set_to(kind: Any) -> Any:
+            return replace(kind, decode=enable) if hasattr(kind, "decode") else None
+
+        return self.cast(Features(changed(self.features, set_to)))
 
     @verb
     def select_columns(self, column_names: str | list[str]) -> IterableDataset:
@@ -318,7 +361,7 @@ class IterableDataset:
         names = [column_names] if isinstance(column_names, str) else list(column_names)
         self._check(names)
         if self.features is None:
-            return self._like(Applied(self._node, lambda row, _: _without(row, names), None, False))
+            return self._like(Applied(self._node, lambda row, _: without(row, names), None, False))
         return self._columns({name: name for name in self.features if name not in names})
 
     @verb
@@ -367,7 +410,22 @@ class IterableDataset:
         new = Features(features)
         if self.features is not None and set(new) != set(self.features):
             raise ArgumentError("cast", f"must name the columns {', '.join(self.features)}", found=", ".join(new))
+        if (decoding := self._decoding(new)) is not None:
+            return decoding
         return self._like(Applied(self._node, lambda row, _: new.decode_example(new.encode_example(row)), new, False))
+
+    def _decoding(self, new: Features) -> IterableDataset | None:
+        """The rows under features that differ in what is decoded alone, so that files' bytes stay as they are."""
+
+        def silent(kind: Any) -> Any:
+            return replace(kind, decode=False) if hasattr(kind, "decode") else None
+
+        if self.features is None or list(new) != list(self.features) or new == self.features:
+            return None
+        if changed(new, silent) != changed(self.features, silent):
+            return None
+        node = self._node.decoding(new)
+        return None if node is None else self._like(node)
 
     @verb
     def cast_column(self, column: str, feature: Any) -> IterableDataset:
@@ -375,6 +433,8 @@ class IterableDataset:
         self._check([column])
         one = Features({column: feature})
         new = Features({**self.features, column: feature}) if self.features is not None else None
+        if new is not None and (decoding := self._decoding(new)) is not None:
+            return decoding
 
         def cast(row: Row, _: int) -> Row:
             return {**row, **one.decode_example(one.encode_example({column: row[column]}))}
@@ -400,31 +460,61 @@ class IterableDataset:
         """All rows."""
         return list(self)
 
-    def to_dict(self) -> Columns:
-        """All rows as columns."""
-        batches = list(self.iter(10_000))
-        return {name: [value for batch in batches for value in batch[name]] for name in (batches[0] if batches else {})}
+    @verb
+    def to_dict(self, batch_size: int | None = None, batched: bool = False) -> Any:
+        """All rows as columns, as lists; `batched` gives them in parts of `batch_size` rows."""
+        return exporting.to_dict(Blocks(self), batch_size, batched)
 
     def to_dataset(self) -> Any:
         """A Dataset of all rows, in memory."""
         from martlet.datasets.dataset import Dataset
 
-        table, features = _table(list(self), self.features)
-        return Dataset(table, DatasetInfo(features=features), self._split)
+        blocks = Blocks(self)
+        return Dataset(blocks._whole(None), DatasetInfo(features=blocks.features), self._split)
 
-    @classmethod
-    def from_generator(
-        cls,
-        generator: Callable[..., Any],
-        features: Features | None = None,
-        gen_kwargs: dict[str, Any] | None = None,
-        split: str = "train",
-    ) -> IterableDataset:
-        """Rows of a function that gives an iterator; lists in `gen_kwargs` are shards that workers deal out."""
-        from martlet.datasets.streams.reading import Generated
+    @verb
+    def to_pandas(self, batch_size: int | None = None, batched: bool = False) -> Any:
+        """A pandas DataFrame of what is stored, or, `batched`, several."""
+        return exporting.to_pandas(Blocks(self), batch_size, batched)
 
-        made = Features(features) if features is not None else None
-        return cls(Generated(generator, gen_kwargs or {}, made), split=split)
+    @verb
+    def to_polars(
+        self,
+        batch_size: int | None = None,
+        batched: bool = False,
+        schema_overrides: dict[str, Any] | None = None,
+        rechunk: bool = True,
+    ) -> Any:
+        """A Polars DataFrame, or, `batched`, several."""
+        return exporting.to_polars(Blocks(self), batch_size, batched, schema_overrides, rechunk)
+
+    def to_csv(self, path_or_buf: Any, *args: Any, **kwargs: Any) -> int:
+        """Writes CSV in one pass, as `Dataset.to_csv`; returns the bytes written."""
+        return exporting.to_csv(Blocks(self), path_or_buf, *args, **kwargs)
+
+    def to_json(self, path_or_buf: Any, *args: Any, **kwargs: Any) -> int:
+        """Writes JSON in one pass, as `Dataset.to_json`; returns the bytes written."""
+        return exporting.to_json(Blocks(self), path_or_buf, *args, **kwargs)
+
+    def to_parquet(self, path_or_buf: Any, *args: Any, **kwargs: Any) -> int:
+        """Writes Parquet in one pass, as `Dataset.to_parquet`; returns the bytes of the tables."""
+        return exporting.to_parquet(Blocks(self), path_or_buf, *args, **kwargs)
+
+    def to_sql(self, name: str, con: Any, *args: Any, **kwargs: Any) -> int:
+        """Writes a table of a database in one pass, as `Dataset.to_sql`; returns the number of rows."""
+        return exporting.to_sql(Blocks(self), name, con, *args, **kwargs)
+
+    push_to_hub = pushing.push_to_hub
+    from_dict = classmethod(making.from_dict)
+    from_list = classmethod(making.from_list)
+    from_pandas = classmethod(making.from_pandas)
+    from_polars = classmethod(making.from_polars)
+    from_generator = classmethod(making.from_generator)
+    from_file = classmethod(making.from_file)
+    from_csv = classmethod(making.from_csv)
+    from_json = classmethod(making.from_json)
+    from_parquet = classmethod(making.from_parquet)
+    from_text = classmethod(making.from_text)
 
 
 def from_dataset(dataset: Any, num_shards: int | None = 1) -> IterableDataset:
@@ -473,133 +563,12 @@ def split_dataset_by_node(dataset: Any, rank: int, world_size: int) -> Any:
     return new
 
 
-class IterableDatasetDict(dict[str, IterableDataset]):
-    """Streams by the name of their split; the verbs go to each."""
-
-    @property
-    def column_names(self) -> dict[str, list[str] | None]:
-        """Columns of each split."""
-        return {split: dataset.column_names for split, dataset in self.items()}
-
-    @property
-    def num_columns(self) -> dict[str, int | None]:
-        """Number of columns of each split."""
-        return {split: dataset.num_columns for split, dataset in self.items()}
-
-
-def _each(name: str) -> Callable[..., IterableDatasetDict]:
-    def applied(self: IterableDatasetDict, *args: Any, **kwargs: Any) -> IterableDatasetDict:
-        return IterableDatasetDict({split: getattr(ds, name)(*args, **kwargs) for split, ds in self.items()})
-
-    applied.__name__, applied.__doc__ = name, getattr(IterableDataset, name).__doc__
-    return applied
-
-
-for _name in (
-    *("map", "filter", "shuffle", "skip", "take", "repeat", "shard", "batch", "select_columns", "remove_columns"),
-    *("rename_column", "rename_columns", "cast", "cast_column", "with_format", "with_transform", "add_column"),
-):
-    setattr(IterableDatasetDict, _name, _each(_name))
-
-
 def _made(state: dict[str, Any]) -> IterableDataset:
     new = object.__new__(IterableDataset)
     new.__dict__.update(state)
     return new
 
 
-def _caller(
-    function: Callable[..., Any] | None, with_indices: bool, input_columns: Any, fn_kwargs: dict[str, Any] | None
-) -> Callable[[Any, Any], Any]:
-    """`function` as one of a row or columns, and its number or numbers."""
-    kwargs, names = fn_kwargs or {}, [input_columns] if isinstance(input_columns, str) else input_columns
-    if function is None:
-        return lambda row, _: row
-    if not callable(function):
-        raise ArgumentError("function", "must be callable", found=repr(function)[:80])
-
-    def call(row: Any, number: Any) -> Any:
-        values = [row] if names is None else [row[name] for name in names]
-        made = function(*values, *([number] if with_indices else []), **kwargs)
-        return asyncio.run(_awaited(made)) if inspect.isawaitable(made) else made
-
-    return call
-
-
-async def _awaited(value: Any) -> Any:
-    return await value
-
-
-def _of_row(
-    call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
-) -> Callable[[Row, int], Row]:
-    def applied(row: Row, number: int) -> Row:
-        made = call(dict(row), number)
-        if made is None:
-            made = row
-        if not isinstance(made, Mapping):
-            raise DatasetError(
-                "map", "a function of a row must return a dict or None", found=f"a {type(made).__name__}"
-            )
-        new = {**_without(row, removed), **made}
-        return features.decode_example(features.encode_example(new)) if features is not None else new
-
-    return applied
-
-
-def _of_batch(
-    call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
-) -> Callable[[Columns, int], Columns]:
-    def applied(columns: Columns, first: int) -> Columns:
-        size = len(next(iter(columns.values()), []))
-        made = call(dict(columns), list(range(first, first + size)))
-        if made is None:
-            made = columns
-        if isinstance(made, pa.Table):
-            made = made.to_pydict()
-        if not isinstance(made, Mapping):
-            rule = "a function of a batch must return columns or None"
-            raise DatasetError("map", rule, found=f"a {type(made).__name__}")
-        new = {**_without(columns, removed), **made}
-        sizes = {name: len(values) for name, values in new.items()}
-        if len(set(sizes.values())) > 1:
-            said = ", ".join(f"{name} {count}" for name, count in sizes.items())
-            raise DatasetError(
-                f"map, rows {first} to {first + size - 1}",
-                "all columns of a batch must be of one length",
-                found=said,
-                remedy="Name the old columns in remove_columns=.",
-            )
-        new = {name: list(values) for name, values in new.items()}
-        return features.decode_batch(features.encode_batch(new)) if features is not None else new
-
-    return applied
-
-
-def _without(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in names}
-
-
 def _not_negative(what: str, count: int) -> None:
     if count < 0:
         raise ArgumentError(what, "must be 0 or more rows", found=count)
-
-
-def _table(rows: list[Row] | Columns, features: Features | None) -> tuple[pa.Table, Features]:
-    columns = (
-        rows if not isinstance(rows, list) else {name: [row.get(name) for row in rows] for name in (rows or [{}])[0]}
-    )
-    if features is not None:
-        table = pa.table(
-            {
-                name: pa.array(features.encode_column(values, name), features.arrow_schema.field(name).type)
-                for name, values in columns.items()
-            }
-        )
-        return table, features
-    from martlet.datasets.encoding import inferred
-
-    made = {name: inferred(values, name) for name, values in columns.items()}
-    return pa.table({name: array for name, (array, _) in made.items()}), Features(
-        {n: kind for n, (_, kind) in made.items()}
-    )

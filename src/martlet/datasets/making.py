@@ -128,6 +128,7 @@ def from_generator(
 
     With `num_proc`, lists in `gen_kwargs` are cut into as many parts; each part is generated in its own process.
     """
+    needs_generator(generator)
     if num_proc is not None and num_proc > 1:
         return _generated_by_many(cls, generator, features, dict(gen_kwargs or {}), num_proc, split)
     given = Features(features) if features is not None else None
@@ -141,6 +142,14 @@ def from_generator(
     else:
         key = fingerprint
     return cls(_cached(digest("generator", key), rows, given, on_mixed_types), None, split)
+
+
+def needs_generator(generator: Any) -> None:
+    """ArgumentError unless it is a function."""
+    if not callable(generator):
+        remedy = "Pass the function itself, not what it returns; its arguments go into gen_kwargs=."
+        found = type(generator).__name__
+        raise ArgumentError("from_generator()", "generator must be callable", found=found, remedy=remedy)
 
 
 def _blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,6 +65,15 @@ def triple(state: Any) -> tuple[Any, int, int]:
     return (None, 0, 0) if state is None else (state[0], int(state[1]), int(state[2]))
 
 
+def shares(total: int, count: int, index: int, contiguous: bool) -> range:
+    """Which of `total` files, or shards, are part `index` of `count`."""
+    if not contiguous:
+        return range(index, total, count)
+    each, rest = divmod(total, count)
+    start = index * each + min(index, rest)
+    return range(start, start + each + (index < rest))
+
+
 def columns_of(rows: list[Row]) -> dict[str, list[Any]]:
     """Rows as columns; a key that a row lacks is None there."""
     names = dict.fromkeys(name for row in rows for name in row)
@@ -76,6 +86,7 @@ class Node:
     num_rows: int | None = None
     features: Features | None = None
     splits = True  # whether workers may each run the step over their part of what is below it
+    passes = False  # whether its rows are those below it, each as it is
 
     def children(self) -> list[Node]:
         return []
@@ -105,6 +116,31 @@ class Node:
         if self.num_rows is not None:
             return Shuffled(self, seed)
         return BlockShuffled(self, seed, buffer_size)
+
+    def sharded(self, count: int, index: int, contiguous: bool) -> Node:
+        """Part `index` of `count`: of numbered rows by number, else whole files where there are enough, or every so
+        manyth row.
+        """
+        from martlet.datasets.streams.numbered import Every, Part
+        from martlet.datasets.streams.unnumbered import Sharded
+
+        if self.num_rows is None:
+            return Sharded(self, count, index)
+        num_shards = max(1, len(shares(self.num_shards, count, index, contiguous)))
+        if not contiguous:
+            return Every(self, index, count, num_shards)
+        mine = shares(self.num_rows, count, index, contiguous)
+        return Part(self, mine.start, mine.stop, num_shards)
+
+    def decoding(self, features: Features) -> Node | None:
+        """The same rows, media decoded or not as `features` say; None where a step needs them as they are."""
+        children = [child.decoding(features) for child in self.children()] if self.passes else []
+        if not children or None in children:
+            return None
+        new = copy.copy(self)
+        new.__dict__.update({"_children": children} if "_children" in self.__dict__ else {"_child": children[0]})
+        new.features = features
+        return new
 
     @property
     def num_shards(self) -> int:

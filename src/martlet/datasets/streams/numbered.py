@@ -16,7 +16,10 @@ from martlet.datasets.streams.node import CHUNK, Context, Node, Positions, Row, 
 class Part(Node):
     """Rows `start` up to `stop`."""
 
-    def __init__(self, child: Node, start: int, stop: int | None) -> None:
+    passes = True
+
+    def __init__(self, child: Node, start: int, stop: int | None, num_shards: int | None = None) -> None:
+        self._num_shards = num_shards
         assert child.num_rows is not None
         stop = child.num_rows if stop is None else min(stop, child.num_rows)
         self._child, self._start = child, min(start, child.num_rows)
@@ -24,6 +27,10 @@ class Part(Node):
 
     def children(self) -> list[Node]:
         return [self._child]
+
+    @property
+    def num_shards(self) -> int:
+        return self._num_shards or super().num_shards
 
     def table(self, positions: Positions, epoch: int) -> pa.Table | None:
         return self._child.table(positions + self._start, epoch)
@@ -35,13 +42,20 @@ class Part(Node):
 class Every(Node):
     """Every `step`-th row from `start`: a shard."""
 
-    def __init__(self, child: Node, start: int, step: int) -> None:
+    passes = True
+
+    def __init__(self, child: Node, start: int, step: int, num_shards: int | None = None) -> None:
+        self._num_shards = num_shards
         assert child.num_rows is not None
         self._child, self._start, self._step = child, start, step
         self.num_rows, self.features = max(0, -(-(child.num_rows - start) // step)), child.features
 
     def children(self) -> list[Node]:
         return [self._child]
+
+    @property
+    def num_shards(self) -> int:
+        return self._num_shards or super().num_shards
 
     def table(self, positions: Positions, epoch: int) -> pa.Table | None:
         return self._child.table(positions * self._step + self._start, epoch)
@@ -52,6 +66,8 @@ class Every(Node):
 
 class Again(Node):
     """All rows, so many times."""
+
+    passes = True
 
     def __init__(self, child: Node, times: int) -> None:
         assert child.num_rows is not None
@@ -219,7 +235,7 @@ class Counted(Run):
         return [self._run.state(), self._count]
 
 
-class Grouped(Node):
+class Lists(Node):
     """`size` rows as one, a list a column."""
 
     def __init__(self, child: Node, size: int, drops_last: bool, features: Features | None) -> None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 def open_streams(found: Found, asked: ReadInstruction | None) -> Any:
     """An IterableDatasetDict of the splits, or the IterableDataset of the rows asked for."""
-    from martlet.datasets.iterable import IterableDataset, IterableDatasetDict
+    from martlet.datasets.iterable import IterableDataset
+    from martlet.datasets.iterable_dict import IterableDatasetDict
 
     if asked is None:
         made = {split: IterableDataset(open_node(found, split), split=split) for split in found.files}

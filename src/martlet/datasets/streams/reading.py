@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from martlet.datasets.features import Features
 from martlet.datasets.files import DataFile
 from martlet.datasets.sources.parquet import unreadable
 from martlet.datasets.sources.source import Restart, Source
-from martlet.datasets.streams.node import Context, Node, Positions, Row, Run, rows_of
+from martlet.datasets.streams.node import Context, Node, Positions, Row, Run, rows_of, shares
 from martlet.datasets.widen import fit_table, unify_schemas
 from martlet.errors import DataFileError
 
@@ -38,6 +39,11 @@ class FromDataset(Node):
     def table(self, positions: Positions, epoch: int) -> pa.Table:
         found: pa.Table = self._dataset._table(positions)
         return found
+
+    def decoding(self, features: Features) -> Node:
+        new = copy.copy(self)
+        new.features = features
+        return new
 
     def rows(self, positions: Positions, epoch: int) -> Iterator[Row]:
         return iter(rows_of(self.table(positions, epoch), self.features))
@@ -68,6 +74,11 @@ class FromPieces(Node):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict()}
+
+    def decoding(self, features: Features) -> Node:
+        new = copy.copy(self)
+        new.features = features
+        return new
 
     @property
     def num_shards(self) -> int:
@@ -158,6 +169,18 @@ class Streamed(Node):
     def start(self, state: Any, context: Context) -> Run:
         return StreamedRun(self, list(range(len(self._files))), state)
 
+    def decoding(self, features: Features) -> Node:
+        new = copy.copy(self)
+        new.features = features
+        return new
+
+    def sharded(self, count: int, index: int, contiguous: bool) -> Node:
+        if len(self._files) < count:
+            return super().sharded(count, index, contiguous)
+        new = copy.copy(self)
+        new._files = [self._files[number] for number in shares(len(self._files), count, index, contiguous)]
+        return new
+
     def look(self) -> Features | None:
         """Features by the first rows."""
         if self.features is None:
@@ -229,12 +252,22 @@ class Generated(Node):
 
     splits = False
 
+    def sharded(self, count: int, index: int, contiguous: bool) -> Node:
+        if self.num_shards < count:
+            return super().sharded(count, index, contiguous)
+        return Generated(self._generator, self._shards(count, index, contiguous), self.features)
+
+    def _shards(self, count: int, index: int, contiguous: bool) -> dict[str, Any]:
+        return {
+            name: [value[number] for number in shares(len(value), count, index, contiguous)]
+            if isinstance(value, list)
+            else value
+            for name, value in self._kwargs.items()
+        }
+
     def run(self, state: Any, context: Context) -> Run:
         if context.count > 1 and self.num_shards >= context.count:
-            mine = {
-                name: value[context.index :: context.count] if isinstance(value, list) else value
-                for name, value in self._kwargs.items()
-            }
+            mine = self._shards(context.count, context.index, contiguous=False)
             return Passed(lambda: iter(self._generator(**mine)), state, self.features)
         return super().run(state, context)
 

@@ -15,6 +15,8 @@ from martlet.datasets.streams.node import Context, Node, Positions, Row, Run, tr
 class Shuffled(Node):
     """All rows in an order that belongs to (seed, epoch): the same for any number of workers; the state is a number."""
 
+    passes = True
+
     def __init__(self, child: Node, seed: int) -> None:
         self._child, self._seed = child, seed
         self.num_rows, self.features = child.num_rows, child.features
@@ -40,7 +42,7 @@ class BlockShuffled(Node):
     The state is where the block starts and how much of it was handed out: going on reads the block again.
     """
 
-    splits = False
+    splits, passes = False, True
 
     def __init__(self, child: Node, seed: int, buffer_size: int) -> None:
         self._child, self._seed, self._size = child, seed, buffer_size

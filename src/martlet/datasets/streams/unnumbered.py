@@ -24,6 +24,11 @@ class Filtered(Node):
     def children(self) -> list[Node]:
         return [self._child]
 
+    def sharded(self, count: int, index: int, contiguous: bool) -> Node:
+        if self._counts:
+            return super().sharded(count, index, contiguous)
+        return Filtered(self._child.sharded(count, index, contiguous), self._call, False)
+
     def start(self, state: Any, context: Context) -> Run:
         return _FilteredRun(self._child, self._call, state, context)
 
@@ -66,6 +71,12 @@ class Batched(Node):
 
     def children(self) -> list[Node]:
         return [self._child]
+
+    def sharded(self, count: int, index: int, contiguous: bool) -> Node:
+        if self._counts:
+            return super().sharded(count, index, contiguous)
+        below = self._child.sharded(count, index, contiguous)
+        return Batched(below, self._call, self._size, self._drops_last, self.features, False)
 
     def start(self, state: Any, context: Context) -> Run:
         return _BatchedRun(self._child, self._call, self._size, self._drops_last, state, context)
@@ -127,7 +138,7 @@ class _BatchedRun(Run):
 class Limited(Node):
     """After the first `skip` rows, at most `take`: counted over all workers' rows together."""
 
-    splits = False
+    splits, passes = False, True
 
     def __init__(self, child: Node, skip: int, take: int | None) -> None:
         self._child, self._skip, self._take, self.features = child, skip, take, child.features
@@ -161,6 +172,8 @@ class _LimitedRun(Run):
 
 class Repeated(Node):
     """All rows again and again: `times` times, or for ever."""
+
+    passes = True
 
     def __init__(self, child: Node, times: int | None) -> None:
         self._child, self._times, self.features = child, times, child.features
@@ -197,8 +210,30 @@ class _RepeatedRun(Run):
         return [self._run.state(), self._pass]
 
 
+class Sharded(Node):
+    """Part `index` of `count`, dealt out as to ranks: whole files where there are enough, else every so manyth row."""
+
+    passes = True
+
+    def __init__(self, child: Node, count: int, index: int) -> None:
+        self._child, self._count, self._index, self.features = child, count, index, child.features
+
+    def children(self) -> list[Node]:
+        return [self._child]
+
+    @property
+    def num_shards(self) -> int:
+        return max(1, self._child.num_shards // self._count)
+
+    def run(self, state: Any, context: Context) -> Run:
+        index = self._index + self._count * context.index
+        return self._child.run(state, Context(context.epoch, index, self._count * context.count))
+
+
 class Chained(Node):
     """All rows of the first, then of the second, ..., where they are not numbered."""
+
+    passes = True
 
     def __init__(self, children: Sequence[Node], features: Features | None) -> None:
         self._children, self.features = list(children), features
@@ -352,3 +387,41 @@ class _GatheredRun(Run):
 
     def state(self) -> Any:
         return self._run.state()
+
+
+class Grouped(Node):
+    """Neighbouring rows that agree in the columns `keys` as one row, a list a column."""
+
+    splits = False
+
+    def __init__(self, child: Node, keys: Sequence[str], features: Features | None) -> None:
+        self._child, self._keys, self.features = child, list(keys), features
+
+    def children(self) -> list[Node]:
+        return [self._child]
+
+    def start(self, state: Any, context: Context) -> Run:
+        return _GroupedRun(self._child.run(state, context), self._keys)
+
+
+class _GroupedRun(Run):
+    """One row is read ahead, to know where a group ends: the state is where that row comes from."""
+
+    def __init__(self, run: Run, keys: list[str]) -> None:
+        self._run, self._keys = run, keys
+        self._at: Any = run.state()
+        self._ahead: Row | None = None
+
+    def __next__(self) -> Row:
+        row = self._ahead if self._ahead is not None else next(self._run)
+        rows, key = [], [row[name] for name in self._keys]
+        found: Row | None = row
+        while found is not None and [found[name] for name in self._keys] == key:
+            rows.append(found)
+            self._at = self._run.state()
+            found = next(self._run, None)
+        self._ahead = found
+        return columns_of(rows)
+
+    def state(self) -> Any:
+        return self._at

@@ -1,0 +1,85 @@
+"""A user's function of rows or batches as a step of a stream calls it: columns named, indices, coroutines awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from martlet.datasets.features import Features
+from martlet.datasets.streams.node import Row
+from martlet.datasets.streams.unnumbered import Columns
+from martlet.errors import ArgumentError, DatasetError
+
+
+def caller(
+    function: Callable[..., Any] | None, with_indices: bool, input_columns: Any, fn_kwargs: dict[str, Any] | None
+) -> Callable[[Any, Any], Any]:
+    """`function` as one of a row or columns, and its number or numbers."""
+    kwargs, names = fn_kwargs or {}, [input_columns] if isinstance(input_columns, str) else input_columns
+    if function is None:
+        return lambda row, _: row
+    if not callable(function):
+        raise ArgumentError("function", "must be callable", found=repr(function)[:80])
+
+    def call(row: Any, number: Any) -> Any:
+        values = [row] if names is None else [row[name] for name in names]
+        made = function(*values, *([number] if with_indices else []), **kwargs)
+        return asyncio.run(_awaited(made)) if inspect.isawaitable(made) else made
+
+    return call
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def of_row(call: Callable[[Any, Any], Any], removed: list[str], features: Features | None) -> Callable[[Row, int], Row]:
+    def applied(row: Row, number: int) -> Row:
+        made = call(dict(row), number)
+        if made is None:
+            made = row
+        if not isinstance(made, Mapping):
+            raise DatasetError(
+                "map", "a function of a row must return a dict or None", found=f"a {type(made).__name__}"
+            )
+        new = {**without(row, removed), **made}
+        return features.decode_example(features.encode_example(new)) if features is not None else new
+
+    return applied
+
+
+def of_batch(
+    call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
+) -> Callable[[Columns, int], Columns]:
+    def applied(columns: Columns, first: int) -> Columns:
+        size = len(next(iter(columns.values()), []))
+        made = call(dict(columns), list(range(first, first + size)))
+        if made is None:
+            made = columns
+        if isinstance(made, pa.Table):
+            made = made.to_pydict()
+        if not isinstance(made, Mapping):
+            rule = "a function of a batch must return columns or None"
+            raise DatasetError("map", rule, found=f"a {type(made).__name__}")
+        new = {**without(columns, removed), **made}
+        sizes = {name: len(values) for name, values in new.items()}
+        if len(set(sizes.values())) > 1:
+            said = ", ".join(f"{name} {count}" for name, count in sizes.items())
+            raise DatasetError(
+                f"map, rows {first} to {first + size - 1}",
+                "all columns of a batch must be of one length",
+                found=said,
+                remedy="Name the old columns in remove_columns=.",
+            )
+        new = {name: list(values) for name, values in new.items()}
+        return features.decode_batch(features.encode_batch(new)) if features is not None else new
+
+    return applied
+
+
+def without(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
