@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from martlet.datasets import pushing
 from martlet.datasets.iterable import IterableDataset
 
 
 class IterableDatasetDict(dict[str, IterableDataset]):
     """Streams by the name of their split. `map`, `filter`, `shuffle`, ... are done to each, alike."""
-
-    push_to_hub = pushing.push_to_hub
 
     @property
     def column_names(self) -> dict[str, list[str] | None]:
