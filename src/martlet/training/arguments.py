@@ -104,7 +104,8 @@ class TrainingArguments(metaclass=_Checked):
     Names and defaults are those of Hugging Face's TrainingArguments; steps count updates of the weights. Ours alone:
     `bf16_update` ("master": float32 copies of bfloat16 weights; "stochastic": rounding by chance, no copies; "plain"),
     `max_loss_jump` (a step's loss over this many times the median of the steps before stops the run; 0: never),
-    `report_html` (write report.html beside the checkpoints).
+    `report_html` (write report.html beside the checkpoints), `progress` ("line": one that is rewritten; "rich": a view
+    with a bar and the last logs).
     """
 
     output_dir: str | None = None
@@ -138,6 +139,7 @@ class TrainingArguments(metaclass=_Checked):
     logging_first_step: bool = False
     include_num_input_tokens_seen: str | bool = "no"
     disable_tqdm: bool | None = None
+    progress: str = "line"
     report_to: str | list[str] | None = "none"
     report_html: bool = True
     run_name: str | None = None
@@ -227,6 +229,7 @@ class TrainingArguments(metaclass=_Checked):
             ("save_strategy", (*INTERVALS, "best")),
             ("train_sampling_strategy", SAMPLINGS),
             ("bf16_update", BF16_UPDATES),
+            ("progress", ("line", "rich")),
         ):
             setattr(self, name, _choose(name, getattr(self, name), allowed))
         self.optim = str(getattr(self.optim, "value", self.optim))

@@ -91,6 +91,12 @@ class Callbacks:
                 control = getattr(each, event)(args, state, control, **more) or control
         return control
 
+    def close(self) -> None:
+        """Lets those go that hold something, like a terminal, for the time of a run."""
+        for each in self.list:
+            if callable(getattr(each, "close", None)):
+                each.close()
+
     def states(self) -> dict[str, Any]:
         """State by class name of those that keep one; the number in order tells two of a class apart."""
         kept: dict[str, Any] = {}

@@ -152,6 +152,7 @@ class Trainer:
                 return output
         finally:
             self.is_in_train = False
+            self.callback_handler.close()
 
     is_trained = False
     ignored_keys: list[str] | None = None  # of the model's outputs, in the evaluations of a run

@@ -1,4 +1,4 @@
-"""Watching a run: one live line (or a `rich` view), and loggers through their own packages."""
+"""Watching a run: one live line, and loggers through their own packages."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ def watchers(args: Any, world: Any) -> list[Any]:
         return []
     from martlet.training.report import HtmlReport
 
-    shown: list[Any] = [] if args.disable_tqdm else [LiveLine()]
+    shown: list[Any] = [] if args.disable_tqdm else [_progress(args.progress)]
     if args.report_html:
         shown.append(HtmlReport())
     return shown + [LOGGERS[name]() for name in args.report_to]
+
+
+def _progress(kind: str) -> Any:
+    if kind == "line":
+        return LiveLine()
+    from martlet.training.rich_view import RichView
+
+    return RichView()
 
 
 class Pace:
