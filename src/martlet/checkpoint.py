@@ -12,7 +12,7 @@ from typing import Any
 
 from martlet.arch import Arch, Parts
 from martlet.errors import ArgumentError, ConfigError, FormatError, HubError, UnsupportedError
-from martlet.families import Config, find_gguf_family
+from martlet.families import Config, find_gguf_family, gguf_dialect
 from martlet.formats import open_weights
 from martlet.formats.files import read_json
 from martlet.formats.gguf import MAGIC
@@ -97,10 +97,8 @@ class Checkpoint:
         """
         family, arch = self.config.family, self.config.arch
         names = source.names()
-        if self.gguf is not None and family.gguf:
-            rules = family.gguf.rules
-        else:
-            rules = family.name_rules(names, parts.head)
+        in_gguf = self.gguf is not None
+        rules = gguf_dialect(family).rules if in_gguf else family.name_rules(names, parts.head)
         pieces = locate(names, rules, arch)
         shapes = {name: source.info(name).shape for name in names}
         check(pieces, shapes, arch, parts, new=new, heads=family.head_names)

@@ -260,7 +260,6 @@ def test_before_any_work(folder, gguf_file, tmp_path):
     for keywords, error, said in (
         ({"out": tmp_path / "there"}, ArgumentError, "must not be there yet"),
         ({"out": tmp_path / "no" / "where"}, ArgumentError, "folder that is there"),
-        ({"out": tmp_path / "out.gguf"}, UnsupportedError, "GGUF is written from GGUF alone"),
         ({"out": tmp_path / "out", "to": "int3"}, ArgumentError, "must be one of"),
         ({"out": tmp_path / "out", "bits": 4.0}, ArgumentError, "must be from 4.5"),
     ):

@@ -20,18 +20,27 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   martlet quantize ./folder --to int4 --out ./folder-int4
+  martlet quantize ./folder --to bf16 --format gguf --out ./model.BF16.gguf
   martlet quantize ./model.F16.gguf --to int8 --out ./model.int8.gguf --text ./sample.txt
 """
 BAR = 24
+KINDS = ("int8", "int4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "f16", "bf16", "f32")
 
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.usage = "martlet quantize MODEL --to int8|int4 --out DIR|FILE.gguf [options]"
+    parser.usage = "martlet quantize MODEL --to int8|int4|TYPE --out DIR|FILE.gguf [options]"
     parser.epilog = EXAMPLES
     options.add_model_options(parser)
     group = parser.add_argument_group("quantizing")
-    group.add_argument("--to", choices=("int8", "int4"), required=True, help="bits of most weights")
+    group.add_argument(
+        "--to",
+        choices=KINDS,
+        required=True,
+        metavar="TYPE",
+        help=f"int8 or int4: bits of most weights, types chosen; or one type for all: {', '.join(KINDS[2:])}",
+    )
+    group.add_argument("--format", choices=("gguf", "folder"), help="default: what the name of --out says")
     group.add_argument("--out", metavar="PATH", required=True, help="a new folder, or a file that ends in .gguf")
     group.add_argument(
         "--bits", type=float, metavar="N", help="of a weight on average (default: 5 for int4, 9 for int8)"
@@ -61,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             text=text,
             num_tokens=arguments.tokens,
             bits=arguments.bits,
+            format=arguments.format,
             num_threads=arguments.threads,
             said=bar.show,
         )
@@ -110,9 +120,8 @@ def _text(arguments: argparse.Namespace, report: Report) -> str:
         ("bits a weight", f"{before:.2f}", f"{report.bits:.2f}"),
         ("divergence, nats", "0", f"{chosen:.5f}"),
     ]
-    return (
-        f"{report.out}: {kinds}\n{table(rows, right=(1, 2))}\n"
-        f"  divergence over {report.num_tokens} tokens; {uniform:.5f} with the smallest type throughout"
+    return f"{report.out}: {kinds}\n{table(rows, right=(1, 2))}\n  divergence over {report.num_tokens} tokens" + (
+        f"; {uniform:.5f} with the smallest type throughout" if arguments.to in ("int8", "int4") else ""
     )
 
 

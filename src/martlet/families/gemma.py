@@ -93,6 +93,13 @@ def _gguf_gemma3(metadata: Mapping[str, Any], source: TensorSource) -> dict[str,
     return config
 
 
+def _gguf_gemma3_keys(arch: Arch) -> dict[str, Any]:
+    """The rotation of sliding layers, and after how many of them a full one comes."""
+    local = next((layer.rope for layer in arch.layers if layer.window and layer.rope), None)
+    full = [index for index, layer in enumerate(arch.layers) if not layer.window]
+    return {PATTERN: full[0] + 1 if full else arch.num_layers + 1} | ({LOCAL_THETA: local.theta} if local else {})
+
+
 @family(
     "gemma",
     classes=("GemmaModel", "GemmaForCausalLM"),
@@ -121,7 +128,7 @@ def gemma2(c: Reader) -> Arch:
 @family(
     "gemma3_text",
     classes=("Gemma3TextModel", "Gemma3ForCausalLM"),
-    gguf=GgufDialect(("gemma3",), _gguf_gemma3, GGUF_SANDWICH),
+    gguf=GgufDialect(("gemma3",), _gguf_gemma3, GGUF_SANDWICH, _gguf_gemma3_keys),
 )
 def gemma3_text(c: Reader) -> Arch:
     """Five sliding layers with a rotation of their own, then a full one; q and k normalised per head."""

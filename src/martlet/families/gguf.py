@@ -123,6 +123,9 @@ def common_config(
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         found = metadata.get(f"tokenizer.ggml.{theirs}_token_id")
         config[f"{ours}_token_id"] = found if isinstance(found, int) else None
+    more = [metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eot", "eom")]
+    if more := [number for number in more if isinstance(number, int) and number != config["eos_token_id"]]:
+        config["eos_token_id"] = [*([config["eos_token_id"]] if config["eos_token_id"] is not None else []), *more]
     return keys, config
 
 

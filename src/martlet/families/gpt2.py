@@ -45,7 +45,7 @@ def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
 
 
 # llama.cpp's converter turns the matrices round; q, k and v stay one.
-GGUF = GgufDialect(("gpt2",), _gguf, (split(".attn_qkv.", QKV, rows_qkv), *GGUF_NAMES, *GGUF_PRE_NORMS))
+GGUF = GgufDialect(("gpt2",), _gguf, (*GGUF_NAMES, *GGUF_PRE_NORMS, split(".attn_qkv.", QKV, rows_qkv)))
 
 
 @family(

@@ -39,7 +39,12 @@ def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
 
 
 # llama.cpp's converter lays all of q before all of k before all of v.
-GGUF = GgufDialect(("gptneox",), _gguf, (split(".attn_qkv.", QKV, rows_qkv), *GGUF_NAMES, *GGUF_PRE_NORMS))
+GGUF = GgufDialect(
+    ("gptneox",),
+    _gguf,
+    (*GGUF_NAMES, *GGUF_PRE_NORMS, split(".attn_qkv.", QKV, rows_qkv)),
+    lambda arch: {"use_parallel_residual": arch.parallel},
+)
 
 
 @family(

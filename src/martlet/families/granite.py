@@ -27,7 +27,12 @@ def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
     return config | {ours: keys.number(theirs, 1.0) for ours, theirs in SCALES.items()}
 
 
-GGUF = GgufDialect(("granite",), _gguf, (*GGUF_NAMES, *GGUF_PRE_NORMS, *UNPAIR))
+def _gguf_keys(arch: Arch) -> dict[str, Any]:
+    scales = (arch.embed_scale, arch.score_scale, arch.residual_scale, 1 / arch.logit_scale)
+    return dict(zip(SCALES.values(), scales, strict=True))
+
+
+GGUF = GgufDialect(("granite",), _gguf, (*GGUF_NAMES, *GGUF_PRE_NORMS, *UNPAIR), _gguf_keys)
 
 
 @family("granite", classes=("GraniteModel", "GraniteForCausalLM"), gguf=GGUF)

@@ -39,7 +39,7 @@ def llama(c: Reader) -> Arch:
     return decoder(c)
 
 
-@family("mistral", classes=("MistralModel", "MistralForCausalLM"))
+@family("mistral", classes=("MistralModel", "MistralForCausalLM"), gguf_as="llama")
 def mistral(c: Reader) -> Arch:
     """Llama whose attention slides on every layer, unless sliding_window is null."""
     arch = decoder(c, longest=131_072, kv_heads=8)

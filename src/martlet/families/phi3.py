@@ -32,7 +32,13 @@ def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
 GGUF = GgufDialect(
     ("phi3",),
     _gguf,
-    (split(".attn_qkv.", QKV, rows_qkv), split(".ffn_up.", GATE_UP, rows_gate_up), *GGUF_NAMES, *GGUF_PRE_NORMS),
+    (
+        *GGUF_NAMES,
+        *GGUF_PRE_NORMS,
+        split(".attn_qkv.", QKV, rows_qkv),
+        split(".mlp.up_proj.", GATE_UP, rows_gate_up),  # "ffn_up" until here
+    ),
+    lambda arch: {"attention.sliding_window": arch.layers[0].window},  # a file that does not say it is an old one
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from martlet.arch import Activation, Arch, Head, Parts, Reads, Task
-from martlet.errors import UnknownFamilyError
+from martlet.errors import UnknownFamilyError, UnsupportedError
 from martlet.families.reader import Reader, is_number
 from martlet.formats.tensors import TensorSource
 from martlet.weights import Rule, drop, rename
@@ -53,11 +53,15 @@ GGUF_PRE_NORMS = (
 
 @dataclass(frozen=True, slots=True)
 class GgufDialect:
-    """How one family looks in a GGUF file: its `general.architecture` names, its config.json, its tensor names."""
+    """How one family looks in a GGUF file: its `general.architecture` names, its config.json, its tensor names.
+
+    `keys` are what it says of an `Arch` that all families do not, by short key.
+    """
 
     names: tuple[str, ...]
     config: Callable[[Mapping[str, Any], TensorSource], dict[str, Any]]
     rules: tuple[Rule, ...] = (*GGUF_NAMES, *GGUF_PRE_NORMS)
+    keys: Callable[[Arch], dict[str, Any]] = lambda arch: {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,10 @@ def decoder_heads(*, token: str = "score", question_prefix: str = "") -> dict[Ta
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One model_type. `prefix` is what a checkpoint with a head puts before the names of its base model."""
+    """One model_type. `prefix` is what a checkpoint with a head puts before the names of its base model.
+
+    `gguf_as` is the family under whose architecture this one is written in GGUF, where it has none of its own.
+    """
 
     model_type: str
     read: Callable[[Reader], Arch]
@@ -106,6 +113,7 @@ class Family:
     prefix: str
     gguf: GgufDialect | None
     heads: Mapping[Task, HeadForm]
+    gguf_as: str = ""
 
     def arch(self, config: Mapping[str, Any], harmless: Sequence[str] = ()) -> Arch:
         """The `Arch` of a config.json; raises `ConfigError` for what is missing, impossible or unread."""
@@ -176,14 +184,14 @@ def family(
     prefix: str = "model.",
     gguf: GgufDialect | None = None,
     heads: Mapping[Task, HeadForm] | None = None,
+    gguf_as: str = "",
 ) -> Callable[[Callable[[Reader], Arch]], Callable[[Reader], Arch]]:
     """Registers a function `Reader -> Arch` as the family of a model_type; `classes` are (base, language model)."""
 
     def add(read: Callable[[Reader], Arch]) -> Callable[[Reader], Arch]:
         assert model_type not in FAMILIES, model_type
-        FAMILIES[model_type] = Family(
-            model_type, read, *classes, tuple(rules), prefix, gguf, decoder_heads() if heads is None else heads
-        )
+        forms = decoder_heads() if heads is None else heads
+        FAMILIES[model_type] = Family(model_type, read, *classes, tuple(rules), prefix, gguf, forms, gguf_as)
         return read
 
     return add
@@ -232,3 +240,16 @@ def find_gguf_family(architecture: str) -> Family:
         found=repr(architecture),
         remedy=(f"Nearest: {', '.join(near)}. " if near else "") + f"Supported: {', '.join(sorted(dialects))}.",
     )
+
+
+def gguf_dialect(family: Family) -> GgufDialect:
+    """How a family is written in GGUF: UnsupportedError where the format has no architecture for it."""
+    dialect = load_families()[family.gguf_as].gguf if family.gguf_as else family.gguf
+    if dialect is None:
+        known = sorted(name for name, each in load_families().items() if each.gguf or each.gguf_as)
+        raise UnsupportedError(
+            f"{family.model_type} model",
+            "GGUF has no architecture for this family",
+            remedy=f"It has them for {', '.join(known)}. Save it as a folder.",
+        )
+    return dialect

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from martlet.arch import Arch, tensors
 from martlet.engine.trial import Trial
 from martlet.errors import ArgumentError
+from martlet.formats.gguf_blocks import BLOCKS
 from martlet.formats.tensors import num_bytes
 
 # From the fewest bits up; a tensor starts at the first, and is raised where that helps most.
 LADDERS = {"int4": ("Q4_0", "Q4_1", "Q5_0", "Q8_0"), "int8": ("Q8_0", "F16")}
+UNIFORM = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "f16", "bf16", "f32")  # the same for every matrix, unmeasured
 BITS = {"int4": 5.0, "int8": 9.0}  # of a weight, on average, that may be spent unless said otherwise
 UNBLOCKED = "BF16"  # for a matrix whose rows are not whole blocks
 
@@ -53,7 +55,14 @@ def is_matrix(name: str, arch: Arch) -> bool:
 
 
 def check_bits(to: str, bits: float | None) -> float:
-    """The average bits of a weight that may be spent; ArgumentError below what the first type takes."""
+    """The average bits of a weight that may be spent; ArgumentError below what the first type takes.
+
+    A type that all matrices take leaves nothing to spend: 0.
+    """
+    if to in UNIFORM:
+        if bits is not None:
+            raise ArgumentError("bits", f"can be given where types are chosen: with {' or '.join(LADDERS)}", found=bits)
+        return 0.0
     lowest = 8 * num_bytes(LADDERS[to][0], (1, 32)) / 32
     found = BITS[to] if bits is None else bits
     if not lowest <= found <= 32:
@@ -93,6 +102,24 @@ def choose(
     chosen = _divergence(true, trial)
     said(total, total, "done")
     return Divergences(uniform, chosen)
+
+
+def put_all(
+    trial: Trial,
+    units: Sequence[Unit],
+    kind: str,
+    said: Callable[[int, int, str], None] = lambda done, total, name: None,
+) -> Divergences:
+    """Gives every unit the same `kind`, but those whose rows are not whole blocks."""
+    said(0, 2, "as it was")
+    true = _log_softmax(trial.logits())
+    said(1, 2, f"all in {kind}")
+    for unit in units:
+        unit.kind = kind if kind not in BLOCKS or unit.shape[1] % BLOCKS[kind].size == 0 else UNBLOCKED
+        _set(trial, unit)
+    found = _divergence(true, trial)
+    said(2, 2, "done")
+    return Divergences(found, found)
 
 
 def _raise_best(trial: Trial, units: Sequence[Unit], ladder: Sequence[str], bits: float) -> None:

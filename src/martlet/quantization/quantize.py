@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from martlet.arch import Arch, Parts, tensors, whole
 from martlet.checkpoint import Checkpoint
 from martlet.engine import build_engine_model
-from martlet.engine.encode import encode
 from martlet.engine.trial import Trial
 from martlet.errors import ArgumentError, EmptyPromptError, SaveError, UnsupportedError
 from martlet.formats.files import save_error
@@ -25,9 +21,11 @@ from martlet.formats.packed import KEY, packed_config, packed_shape
 from martlet.formats.shards import save_sharded
 from martlet.formats.tensors import Stored, TensorSource
 from martlet.quantization.calibration import TEXT
-from martlet.quantization.choice import LADDERS, Divergences, Unit, check_bits, choose, is_matrix
+from martlet.quantization.choice import LADDERS, UNIFORM, Divergences, Unit, check_bits, choose, is_matrix, put_all
+from martlet.quantization.gguf_file import plan_gguf, save_plan
+from martlet.quantization.made import Encoded, Made
 from martlet.quantization.retype import retype_gguf
-from martlet.weights import Piece, assemble
+from martlet.weights import Assembly, Piece, assemble
 
 SHARD_BYTES = 5_000_000_000
 Say = Callable[[int, int, str], None]
@@ -63,41 +61,55 @@ def quantize(
     text: str | None = None,
     num_tokens: int = 192,
     bits: float | None = None,
+    format: str | None = None,
     num_threads: int | None = None,
     said: Say = lambda done, total, name: None,
 ) -> Report:
-    """Chooses a type for each matrix by measured divergence on `text`, and saves the model at `out`.
+    """Saves the model at `out` with its matrices in other types, and measures the divergence on `text`.
 
-    `to`: "int4" or "int8". `out`: a folder that is not there yet, or a .gguf file, which is replaced whole.
-    `bits` of a weight that may be spent on average. ArgumentError, UnsupportedError, SaveError.
+    `to`: "int4" or "int8" chooses a type for each matrix by measured divergence, within `bits` of a weight on average;
+    a type of `UNIFORM` is taken by all. `format`: "folder", one that is not there yet, or "gguf", a file that is
+    replaced whole; by default what the name of `out` says. ArgumentError, UnsupportedError, SaveError.
     """
-    if to not in LADDERS:
-        raise ArgumentError("quantize", f"must be one of {', '.join(LADDERS)}", found=repr(to))
+    if to not in LADDERS and to not in UNIFORM:
+        raise ArgumentError("quantize", f"must be one of {', '.join([*LADDERS, *UNIFORM])}", found=repr(to))
     spent, out = check_bits(to, bits), Path(out)
-    is_file = out.suffix == ".gguf"
+    is_file = _is_file(out, format)
     _check_out(out, is_file=is_file)
-    if is_file and checkpoint.gguf is None:
-        raise UnsupportedError(
-            str(out),
-            "GGUF is written from GGUF alone",
-            found="a folder",
-            remedy="Convert the folder to an F16 or BF16 GGUF file first, or give --out a folder.",
-        )
+    plan = plan_gguf(checkpoint, tokenizer) if is_file and checkpoint.gguf is None else None
     arch, source = checkpoint.arch, checkpoint.open_weights()
     pieces = checkpoint.locate(source, whole(arch))
     ids = _read_ids(tokenizer, text, min(num_tokens, arch.max_position_embeddings))
     model = build_engine_model(arch, source, pieces, num_threads=num_threads)
     trial = Trial(model, source, pieces, ids)
-    units = _file_units(source, pieces, arch) if is_file else _folder_units(checkpoint, arch)
+    if plan is not None:
+        units = _made_units(plan.made, arch)
+    elif is_file:
+        units = _file_units(source, pieces, arch)
+    else:
+        units = _made_units(assemble(list(tensors(arch)), checkpoint.config.family.saved_rules(None), arch), arch)
     before = sum(source.info(name).num_bytes for name in {pieces[part].source for unit in units for part in unit.parts})
-    divergences = choose(trial, units, to, spent, said)
+    divergences = choose(trial, units, to, spent, said) if to in LADDERS else put_all(trial, units, to.upper(), said)
     kinds = {unit.name: unit.kind for unit in units}
-    if is_file:
+    if plan is not None:
+        save_plan(plan, trial, kinds, out)
+    elif is_file:
         retype_gguf(source, out, lambda info: kinds.get(info.name, info.dtype))
     else:
         _save_folder(checkpoint, tokenizer, trial, kinds, out)
     after, weights = sum(unit.bytes for unit in units), sum(unit.num_weights for unit in units)
     return Report(out, tuple(units), before, after, 8 * after / weights, divergences, len(ids))
+
+
+def _is_file(out: Path, format: str | None) -> bool:
+    """Whether a GGUF file is asked for; ArgumentError where name and format say different things."""
+    if format not in (None, "gguf", "folder"):
+        raise ArgumentError("format", "must be gguf or folder", found=repr(format))
+    if format == "gguf" and out.suffix != ".gguf":
+        raise ArgumentError(str(out), "must end in .gguf, by which it is known as a file of that format")
+    if format == "folder" and out.suffix == ".gguf":
+        raise ArgumentError(str(out), "must not end in .gguf, as a folder is asked for")
+    return out.suffix == ".gguf"
 
 
 def _check_out(out: Path, *, is_file: bool) -> None:
@@ -132,15 +144,15 @@ def _file_units(source: TensorSource, pieces: Mapping[str, Piece], arch: Arch) -
     return _some(units)
 
 
-def _folder_units(checkpoint: Checkpoint, arch: Arch) -> list[Unit]:
-    """The matrices of the folder that is saved. One that lies transposed there keeps its type."""
+def _made_units(made: Mapping[str, Assembly], arch: Arch) -> list[Unit]:
+    """The matrices of what is saved. One that lies transposed there keeps its type."""
     shapes = tensors(arch)
     units = []
-    for name, made in assemble(list(shapes), checkpoint.config.family.saved_rules(None), arch).items():
-        if made.transposed or made.added or not all(is_matrix(part, arch) for part in made.parts):
+    for name, one in made.items():
+        if one.transposed or one.added or not all(is_matrix(part, arch) for part in one.parts):
             continue
-        rows = sum(shapes[part][0] for part in made.parts)
-        units.append(Unit(name, made.parts, (rows, shapes[made.parts[0]][1])))
+        rows = sum(shapes[part][0] for part in one.parts)
+        units.append(Unit(name, one.parts, (rows, shapes[one.parts[0]][1])))
     return _some(units)
 
 
@@ -160,23 +172,25 @@ def _save_folder(checkpoint: Checkpoint, tokenizer: Any, trial: Trial, kinds: Ma
     stored: dict[str, Stored] = {}
     types: dict[str, str] = {}
     for name, made in assemble(list(tensors(arch)), config.family.saved_rules(None), arch).items():
-        build = _Built(trial, made)
+        build = Made(trial, made)
         kind = kinds.get(name)
         if kind in BLOCKS:
             types[name] = kind
             shape = build.shape()
-            stored[name] = ("U8", packed_shape(kind, shape), _Encoded(build, kind))
+            stored[name] = ("U8", packed_shape(kind, shape), Encoded(build, kind))
         else:
             plain = kind or trial.source.info(trial.pieces[made.parts[0]].source).dtype
             plain = plain if plain in ("F16", "BF16") else "F32"
-            stored[name] = (plain, build.shape(), _Encoded(build, plain))
+            stored[name] = (plain, build.shape(), Encoded(build, plain))
     aside = out.absolute().with_name(f".{out.name[:200]}.{secrets.token_hex(8)}.tmp")
     try:
         aside.mkdir()
         save_sharded(aside, stored, SHARD_BYTES, {"format": "pt"})
         kind_of_model = config.family.class_name(Parts(lm_head=True))
         saved = config.but(architectures=[kind_of_model], model_type=config.family.model_type, dtype="float32")
-        saved.but(**{KEY: packed_config(types)}).save_pretrained(aside)
+        if types:
+            saved = saved.but(**{KEY: packed_config(types)})
+        saved.save_pretrained(aside)
         found = checkpoint.snapshot.file("generation_config.json") if checkpoint.gguf is None else None
         if found is not None:
             GenerationConfig.from_pretrained(found.parent).save_pretrained(aside)
@@ -190,33 +204,3 @@ def _save_folder(checkpoint: Checkpoint, tokenizer: Any, trial: Trial, kinds: Ma
         raise save_error(out, problem) from problem
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-class _Built:
-    """A tensor as it is saved, out of ours."""
-
-    def __init__(self, trial: Trial, made: Any) -> None:
-        self.trial, self.made = trial, made
-
-    def shape(self) -> tuple[int, ...]:
-        shapes = self.trial.shapes
-        rows = sum(shapes[part][0] for part in self.made.parts)
-        shape = (rows, *shapes[self.made.parts[0]][1:])
-        return shape[::-1] if self.made.transposed else shape
-
-    def values(self) -> NDArray[np.float32]:
-        def join(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-            return np.concatenate(parts)
-
-        return np.ascontiguousarray(self.made.build(self.trial.values, join), np.float32)
-
-
-class _Encoded:
-    """Its bytes, made when they are written."""
-
-    def __init__(self, built: _Built, kind: str) -> None:
-        self.built, self.kind = built, kind
-
-    def __call__(self) -> NDArray[np.uint8]:
-        values = self.built.values()
-        return encode(values.reshape(-1, values.shape[-1]), self.kind, self.built.trial.model.num_threads)

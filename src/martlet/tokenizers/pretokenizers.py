@@ -26,7 +26,7 @@ def _class(*ranges: str) -> str:
     return "".join("-".join(chr(int(end, 16)) for end in part.split("-")) for span in ranges for part in span.split())
 
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -70,8 +70,8 @@ _LLAMA3 = PreTokenizer((_tiktoken(_DIGITS3),), ignore_merges=True, adds_bos=True
 _CL100K = PreTokenizer((_tiktoken(_DIGITS3),))
 _QWEN2 = PreTokenizer((_tiktoken(r"\p{N}"),))
 _QWEN35 = PreTokenizer((_tiktoken(r"\p{N}", r"[\p{L}\p{M}]", r"\p{L}\p{M}\p{N}"),))
-_PLAIN = PreTokenizer((_GPT2,))
-_DIGITWISE = PreTokenizer((r"\p{N}", _GPT2))
+_PLAIN = PreTokenizer((GPT2_PATTERN,))
+_DIGITWISE = PreTokenizer((r"\p{N}", GPT2_PATTERN))
 _O200K = PreTokenizer((_cased(_DIGITS3, _SHORT + "?"),))
 _DEEPSEEK3 = PreTokenizer((_DIGITS3, _HAN_KANA, _DEEPSEEK3_WORDS))
 _BAILING = PreTokenizer((
@@ -93,7 +93,7 @@ _GROUPS: dict[str, PreTokenizer] = {
     "deepseek-llm": PreTokenizer((r"[\r\n]", rf"\s?[{_CASED_LETTERS}]+", rf"\s?{_SIGNS}+", r"\s+$", _CJK, r"\p{N}+")),
     "deepseek-coder": PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}")),
     "deepseek-v3 hunyuan-dense joyai-llm hy_v4": _DEEPSEEK3,
-    "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", GPT2_PATTERN, "[0-9][0-9][0-9]")),
     "bailingmoe bailingmoe2 llada-moe": _BAILING,
     "seed-coder": PreTokenizer(
         (rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}",)
@@ -102,7 +102,7 @@ _GROUPS: dict[str, PreTokenizer] = {
     "ufakzeka": PreTokenizer((rf"[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",)),
     "poro-chat bloom gpt3-finnish": PreTokenizer((_BLOOM,)),
     "viking": PreTokenizer((_BLOOM, r"\p{N}")),
-    "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2_PATTERN, r"\p{N}+", "[0-9][0-9][0-9]")),
 }
 PRE_TOKENIZERS = {name: made for names, made in _GROUPS.items() for name in names.split()}
 
