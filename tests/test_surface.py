@@ -309,3 +309,20 @@ def test_how_much_is_said(caplog):
             assert logging.get_verbosity() == level and logging.get_logger("martlet.x").isEnabledFor(level)
     finally:
         python_logging.getLogger("martlet").setLevel(before)
+
+
+def test_rules_of_generation_have_their_names_where_scripts_import_them():
+    """Every logits processor and stopping criterion that transformers has at its top and we have at all."""
+    import martlet.generation
+
+    ends = ("LogitsProcessor", "LogitsWarper", "LogitsProcessorList", "Criteria", "CriteriaList")
+    names = [name for name in dir(transformers) if name.endswith(ends) and hasattr(martlet.generation, name)]
+    assert len(names) >= 29
+    for name in names:
+        assert getattr(martlet, name) is getattr(martlet.generation, name)
+
+
+def test_what_joins_tokens_is_in_reach(chat_folder):
+    ours, theirs = (library.AutoTokenizer.from_pretrained(chat_folder) for library in (martlet, transformers))
+    tokens = ours.tokenize("Once upon a time")
+    assert ours.decoder.decode(tokens) == theirs.decoder.decode(tokens) == "Once upon a time"

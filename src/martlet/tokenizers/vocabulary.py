@@ -116,6 +116,11 @@ class Vocabulary:
         skipped = set(self.all_special_ids) if skip_special_tokens else set()
         return [self.convert_ids_to_tokens(int(number)) for number in ids if int(number) not in skipped]
 
+    @property
+    def decoder(self) -> Any:
+        """What joins tokens to text, of the `tokenizers` library."""
+        return self._backend.decoder
+
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         decoder = self._backend.decoder
         return decoder.decode(tokens) if decoder is not None else " ".join(tokens)
