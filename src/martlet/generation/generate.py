@@ -147,7 +147,7 @@ def generate_rows(
     check_modes(config, assistant_model, on_token, negative)
     if num_logprobs is not None and (config.num_beams > 1 or not 0 <= num_logprobs <= model.arch.vocab_size):
         raise ArgumentError("num_logprobs", "must be 0 to the vocabulary's size, without beams", found=num_logprobs)
-    processors = [_ours(process) for process in logits_processor]
+    processors = [from_torch_processor(process) for process in logits_processor]
     drawn_seed: int | None = None
     requests = []
     for place, ids_T in enumerate(read.rows):
@@ -216,8 +216,3 @@ def _run(
         session.close()
         if drafter is not None:
             drafter.close()
-
-
-def _ours(process: Callable[..., Any]) -> Callable[..., Any]:
-    """Hugging Face's processors take tensors `(1, T)` and `(1, V)`; one marked `takes_numpy` arrays `(T,)`, `(V,)`."""
-    return process if getattr(process, "takes_numpy", False) else from_torch_processor(process)

@@ -374,8 +374,9 @@ class FromTorch:
 
 def from_torch_processor(fn: Callable[..., Any]) -> Processor:
     """A Hugging Face-style processor, `fn(input_ids (1, T), scores (1, V)) -> (1, V)`, as one of ours. It gets tensors
-    if torch is installed, else arrays; a wrong shape out of it is an ArgumentError."""
-    return fn if isinstance(fn, FromTorch) else FromTorch(fn)
+    if torch is installed, else arrays; a wrong shape out of it is an ArgumentError. One that says `takes_numpy` works
+    on arrays `(T,)`, `(V,)` and is one of ours as it is."""
+    return fn if isinstance(fn, FromTorch) or getattr(fn, "takes_numpy", False) else FromTorch(fn)
 
 
 def build_processors(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,6 +106,16 @@ def check_keywords(keywords: dict[str, Any]) -> None:
             near = difflib.get_close_matches(key, sorted(_CONFIG_KEYS | {"gguf_file", "use_fast", "revision"}), 1)
             remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(_CONFIG_KEYS))}."
             raise ArgumentError("AutoTokenizer", f"does not take the keyword {key!r}", remedy=remedy)
+
+
+def refuse_unknown(unknown: Mapping[str, Any], subject: str, call: Callable[..., Any]) -> None:
+    """ArgumentError for a keyword that `call` does not name, with the nearest that it does."""
+    if unknown:
+        name = next(iter(unknown))
+        known = [key for key in call.__annotations__ if key not in ("unknown", "return")]
+        near = difflib.get_close_matches(name, known, 1)
+        remedy = f"Did you mean {near[0]!r}?" if near else ""
+        raise ArgumentError(subject, f"does not take the keyword {name!r}", remedy=remedy)
 
 
 def settings_from(config: dict[str, Any], subject: str) -> Settings:

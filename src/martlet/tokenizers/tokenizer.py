@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Mapping
 from os import PathLike
@@ -16,7 +15,7 @@ from martlet.tokenizers import chat, saving, specials
 from martlet.tokenizers.batch import BatchEncoding
 from martlet.tokenizers.encoding import Limits, encode_rows, read_limits, read_rows, to_batch
 from martlet.tokenizers.padding import pad_rows
-from martlet.tokenizers.settings import Settings
+from martlet.tokenizers.settings import Settings, refuse_unknown
 from martlet.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class Tokenizer(Vocabulary):
         the text is a `Prompt` that a chat template made, which has its own. Errors: ArgumentError for arguments,
         TokenizerError for padding without a pad token or rows of different lengths in a tensor.
         """
-        _refuse(unknown, "Tokenizer")
+        refuse_unknown(unknown, "Tokenizer", Tokenizer.__call__)
         if text is None and text_target is None:
             raise ArgumentError("Tokenizer", "needs text to encode", found="None")
         limits = read_limits(
@@ -181,7 +180,7 @@ class Tokenizer(Vocabulary):
         **unknown: Any,
     ) -> Any:
         """The text of ids; of a batch (lists in a list, or a 2-D tensor), a list of texts."""
-        _refuse(unknown, "decode")
+        refuse_unknown(unknown, "decode", Tokenizer.decode)
         if isinstance(token_ids, Mapping):
             token_ids = token_ids["input_ids"]
         if hasattr(token_ids, "tolist"):
@@ -206,7 +205,7 @@ class Tokenizer(Vocabulary):
         **unknown: Any,
     ) -> list[str]:
         """`decode` that always gives a list."""
-        _refuse(unknown, "batch_decode")
+        refuse_unknown(unknown, "batch_decode", Tokenizer.decode)
         result = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
         return [result] if isinstance(result, str) else result
 
@@ -225,12 +224,3 @@ class Tokenizer(Vocabulary):
     ) -> tuple[str, ...]:
         """Write tokenizer.json, tokenizer_config.json and the chat templates; both libraries load them again."""
         return saving.save_tokenizer(self, Path(save_directory), filename_prefix)
-
-
-def _refuse(unknown: Mapping[str, Any], subject: str) -> None:
-    if unknown:
-        name = next(iter(unknown))
-        known = Tokenizer.__call__.__annotations__ if subject == "Tokenizer" else Tokenizer.decode.__annotations__
-        near = difflib.get_close_matches(name, [key for key in known if key not in ("unknown", "return")], 1)
-        remedy = f"Did you mean {near[0]!r}?" if near else ""
-        raise ArgumentError(subject, f"does not take the keyword {name!r}", remedy=remedy)
