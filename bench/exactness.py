@@ -24,7 +24,7 @@ from martlet.engine.extension import count_threads
 from martlet.formats.files import write_json
 from martlet.tokenizers.auto import AutoTokenizer
 
-KINDS = ("BF16", "F16", "Q8_0", "Q4_1", "Q4_0")
+KINDS = ("F32", "BF16", "F16", "Q8_0", "Q4_1", "Q4_0")
 
 
 def main() -> None:

@@ -30,10 +30,10 @@ def test_the_set_that_the_environment_names_is_used_and_said(martlet):
 
 
 def test_a_model_measured(martlet, tiny):
-    done = martlet("bench", tiny, *SMALL, "--batch", 3, "--json", "--threads", 1)
+    done = martlet("bench", tiny, *SMALL, "--batch", 3, "--json", "--threads", 1, "--kv-cache-dtype", "bfloat16")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["engines"].keys() == {"martlet"}
+    assert found["engines"].keys() == {"martlet"} and found["kv_cache_dtype"] == "bfloat16"
     ours = found["engines"]["martlet"]
     for name in ("prefill", "first_token_s", "total_s", "job"):
         assert ours[name]["median"] > 0

@@ -31,6 +31,19 @@ def test_text_is_that_of_python(martlet, tiny):
     assert done.stdout == expected(tiny, "héllo", 12, chat=True)[1] + "\n"
 
 
+def test_memory_of_keys_and_values(martlet, tiny):
+    want = expected(tiny, "héllo", 12, chat=True)[1]
+    for words in (("--kv-cache-dtype", "float32"), ("--kv-cache-bytes", "1MiB"), ("--kv-cache-bytes", 10**7)):
+        done = martlet("generate", tiny, "héllo", "--greedy", *words)
+        assert (done.returncode, done.stderr, done.stdout) == (0, "", want + "\n")
+    done = martlet("generate", tiny, "héllo", "--kv-cache-bytes", "1KB")
+    assert done.returncode == 1 and "the keys and values of 16 tokens; found 1000" in done.stderr
+    done = martlet("generate", tiny, "héllo", "--kv-cache-bytes", "2 gigabytes")
+    assert done.returncode == 2 and "must be a number of bytes, as 2000000000 or 2GB or 512MiB" in done.stderr
+    done = martlet("generate", tiny, "héllo", "--kv-cache-dtype", "float16", "--backend", "torch")
+    assert done.returncode == 1 and "kv_cache_dtype: is for the native engine; found backend='torch'" in done.stderr
+
+
 def test_stdin_without_a_template_and_json(martlet, tiny):
     done = martlet("generate", tiny, "--no-chat", "--greedy", "--json", "--max-new-tokens", "7", stdin="abc\n")
     assert (done.returncode, done.stderr) == (0, "")

@@ -49,6 +49,9 @@ def test_numbers_are_the_archs(facts, tiny):
             "per_1000_tokens": arch_.cache_bytes(arch, 1000, value),
             "full_context": arch_.cache_bytes(arch, 4096, value),
         }
+    for dtype, value in (("float16", 2), ("bfloat16", 2), ("float32", 4)):
+        token = 2 * 2 * arch.key_value_size * value  # layers, keys and values
+        assert said["kv_cache"][dtype] == {"per_1000_tokens": 1000 * token, "full_context": 4096 * token}
 
 
 def test_files_weights_tokenizer_and_settings(facts, tiny):
