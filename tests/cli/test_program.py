@@ -68,7 +68,10 @@ def test_torch_is_optional(tiny, tmp_path):
     blocked.write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
     command = [sys.executable, "-c", "import sys; from martlet.cli import main; sys.exit(main(sys.argv[1:]))"]
     done = subprocess.run(
-        [*command, "generate", str(tiny), "x"], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}
+        [*command, "generate", str(tiny), "x", "--backend", "torch"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(tmp_path)},
     )
     assert done.returncode == 2
     assert done.stderr == "martlet: torch: is needed for a model. Install it: pip install 'martlet[torch]'.\n"

@@ -5,6 +5,7 @@ import torch
 import transformers
 
 import martlet
+import martlet.engine
 
 # B rows, P padded width
 TOLERANCE = 2e-4  # float32, logits up to 10, a few hundred additions in another order
@@ -116,7 +117,12 @@ def test_a_saved_base_model_loads_in_both(reference, folder, tmp_path):
         torch.testing.assert_close(ours(ids_BP).last_hidden_state, want, atol=TOLERANCE, rtol=1e-4)
 
 
-def test_greedy_ids_equal_hugging_faces(reference, model):
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_greedy_ids_equal_hugging_faces(reference, model, folder, backend):
+    if backend == "torch":
+        model = martlet.AutoModelForCausalLM.from_pretrained(folder, dtype="float32", backend="torch")
+    elif martlet.engine.is_built():
+        assert model.generates_on == "native"
     ids_BP, mask_BP = batch("left")
     got = model.generate(ids_BP, attention_mask=mask_BP, max_new_tokens=16, do_sample=False)
     for row in range(3):
