@@ -153,13 +153,21 @@ struct Worker {
   const Kernels& k;
   Team& team;
   std::atomic<int>* claims;
+  int thread;
   int phase = 0;
+  bool is_open = false;  // the phase before may not be done yet
 
-  // Every item of a phase by one thread or another; returns when all are done.
+  // Every item of a phase by one thread or another, once the phase before is done. A single item costs no barrier more.
   template <class F> void share(int num_items, F&& f) {
+    if (num_items == 1 && is_open) {
+      team.meet(thread, [&] { f(0); });
+      is_open = false;
+      return;
+    }
+    if (is_open) team.meet(thread);
     std::atomic<int>& next = claims[phase++];
     for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < num_items;) f(i);
-    team.meet();
+    is_open = true;
   }
 
   // Products of the same input, rows row_begin..row_end of it.
@@ -459,8 +467,8 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
   const int V = a.vocab_size, Vp = round_up(V, kRows);
   float* scores = V == Vp && logits ? logits : s.logits.reserve(size_t(W) * Vp);
 
-  team_.run([&](int) {
-    Worker work{m, k, team_, s.claims.get()};
+  team_.share([&](int thread) {
+    Worker work{m, k, team_, s.claims.get(), thread};
     work.share(T, embed);
     if (a.embedding_size) {
       Product product[] = {{&m.project_in, x, size_t(Dp)}};

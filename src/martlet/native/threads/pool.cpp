@@ -2,8 +2,14 @@
 
 #include <sched.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
 
 #include <algorithm>
+#include <chrono>
+#include <climits>
 #include <cmath>
 #include <fstream>
 #include <string>
@@ -13,6 +19,7 @@ namespace martlet {
 namespace {
 
 constexpr int kSpins = 4000;  // about 50 us of pauses, then the kernel is asked to wake us
+constexpr int kProbe = 16;    // every so many waits the full patience is tried again
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -22,13 +29,27 @@ inline void relax() {
 #endif
 }
 
-// Waits until `value` is no longer `old`.
-void wait_while(std::atomic<uint32_t>& value, uint32_t old, int spins) {
-  for (int i = 0; i < spins; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    relax();
-  }
-  value.wait(old, std::memory_order_acquire);
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The standard library's wait yields the processor before it sleeps: to a busy program, for a whole slice of time.
+void sleep_while(std::atomic<uint32_t>& value, uint32_t old) {
+#ifdef __linux__
+  static_assert(sizeof value == 4 && std::atomic<uint32_t>::is_always_lock_free);
+  while (value.load() == old)
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&value), FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
+#else
+  value.wait(old);
+#endif
+}
+
+void wake_all(std::atomic<uint32_t>& value) {
+#ifdef __linux__
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&value), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#else
+  value.notify_all();
+#endif
 }
 
 // Processors a group may use, by `quota` and `period` in microseconds; infinity without a limit.
@@ -80,21 +101,41 @@ int available_processors(const std::string& root) {
   return std::max(count, 1);
 }
 
-// Threads that outnumber the processors must not keep each other from them.
-Team::Team(int num_threads)
-    : num_threads_(num_threads), spins_(num_threads > available_processors() ? 0 : kSpins) {
-  start();
+// Sequentially consistent on both sides: either the sleeper sees the new value, or it is seen to sleep.
+void Signal::advance() {
+  value_.fetch_add(1);
+  if (sleepers_.load() > 0) wake_all(value_);
 }
+
+// Spins as long as spinning pays: on a processor that somebody else wants too it only takes time from who is waited for.
+double Signal::await(uint32_t old) {
+  static thread_local int patience = kSpins;
+  static thread_local uint32_t waits = 0;
+  int spins = ++waits % kProbe == 0 ? kSpins : patience;
+  for (int i = 0; i < spins; ++i) {
+    if (read() != old) {
+      if (i) patience = std::min(kSpins, 2 * patience + 50);
+      return 0;
+    }
+    relax();
+  }
+  if (read() != old) return 0;
+  patience /= 4;
+  double began = now();
+  sleepers_.fetch_add(1);
+  sleep_while(value_, old);
+  sleepers_.fetch_sub(1);
+  return now() - began;
+}
+
+Team::Team(int num_threads) : num_threads_(num_threads), attendance_(num_threads) { start(); }
 
 Team::~Team() {
   if (process_ != getpid()) {
     abandon();
     return;
   }
-  stops_ = true;
-  round_.fetch_add(1, std::memory_order_release);
-  round_.notify_all();
-  for (auto& thread : threads_) thread.join();
+  stop();
 }
 
 // After a fork the threads are not here: neither to be joined nor detached.
@@ -104,54 +145,59 @@ void Team::abandon() {
 }
 
 void Team::start() {
+  rounds_.reset(new Signal[size_t(num_threads_)]);
+  passed_ = std::make_unique<Signal>();
+  arrived_ = 0;
   try {
     for (int i = 1; i < num_threads_; ++i) threads_.emplace_back([this, i] { work(i); });
   } catch (...) {  // the system has no more threads
-    stops_ = true;
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
-    for (auto& thread : threads_) thread.join();
-    threads_.clear();
-    stops_ = false, round_ = 0;
+    stop();
+    stops_ = false;
     throw;
   }
   process_ = getpid();
 }
 
+void Team::stop() {
+  stops_ = true;
+  for (int i = 1; i < num_threads_; ++i) rounds_[size_t(i)].advance();
+  for (auto& thread : threads_) thread.join();
+  threads_.clear();
+}
+
 void Team::work(int thread) {
-  uint32_t seen = 0;
-  while (true) {
-    wait_while(round_, seen, spins_);
-    ++seen;
+  for (uint32_t seen = 0;; ++seen) {
+    rounds_[size_t(thread)].await(seen);
     if (stops_) return;
     (*job_)(thread);
-    meet();
+    meet(thread);
   }
 }
 
-void Team::run(const std::function<void(int)>& job) {
+void Team::run_on(int count, const std::function<void(int)>& job) {
   if (process_ != getpid()) {
     abandon();
-    round_ = 0, arrived_ = 0, passed_ = 0;
     start();
   }
-  job_ = &job;
-  round_.fetch_add(1, std::memory_order_release);
-  round_.notify_all();
+  job_ = &job, count_ = count;
+  for (int i = 1; i < count; ++i) rounds_[size_t(i)].advance();
   job(0);
-  meet();
+  meet(0);
 }
 
-void Team::meet() {
-  if (num_threads_ == 1) return;
-  uint32_t now = passed_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == uint32_t(num_threads_)) {
-    arrived_.store(0, std::memory_order_relaxed);
-    passed_.fetch_add(1, std::memory_order_release);
-    passed_.notify_all();
-  } else {
-    wait_while(passed_, now, spins_);
-  }
+void Team::run(const std::function<void(int)>& job) { run_on(num_threads_, job); }
+
+void Team::share(const std::function<void(int)>& job) {
+  double began = now();
+  waited_s_ = 0;
+  run_on(attendance_.next(began), job);
+  double ended = now();
+  attendance_.ended(ended, ended - began, waited_s_);
+}
+
+void Team::sleep_past(uint32_t before, int thread) {
+  double asleep = passed_->await(before);
+  if (thread == 0) waited_s_ += asleep;
 }
 
 }  // namespace martlet
