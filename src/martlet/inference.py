@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +35,12 @@ class InferenceModel:
         return self.engine.arch
 
     @property
-    def dtype(self) -> str:
-        """How most matrices are packed."""
+    def dtype(self) -> Any:
+        """What most matrices are kept in: torch's name of it where it has one and is loaded, else the kind's."""
         kinds = list(self.engine.kinds.values())
-        return max(set(kinds), key=kinds.count)
+        kind = max(set(kinds), key=kinds.count)
+        name = {kind: name for name, kind in DTYPES.items()}.get(kind, "")
+        return getattr(sys.modules.get("torch"), name, kind)
 
     generates_on = "native"
 

