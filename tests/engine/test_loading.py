@@ -7,14 +7,20 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import martlet
 from martlet import engine
 from martlet.arch import tensors
 from martlet.errors import ArgumentError, FormatError, GenerationError, WeightsError
 from martlet.families import Config
+from martlet.formats.gguf import GgufFile
 from martlet.formats.gguf_blocks import BLOCKS
+from martlet.formats.gguf_writer import save_gguf
+from martlet.formats.packed import PackedBlocks
+from martlet.formats.pickles import TorchPickleFile
 from martlet.formats.safetensors import SafetensorsFile, save_safetensors
+from martlet.formats.shards import Shards
 from martlet.formats.tensors import TensorInfo, TensorSource
 from martlet.weights import Piece
 
@@ -116,10 +122,26 @@ def test_scales_that_are_not_finite_are_named(kind):
             engine.build_engine_model(arch, Blocks(stored), pieces)
 
 
-def test_a_file_that_becomes_shorter_is_an_error(folder):
-    path = folder / "model.safetensors"
+@pytest.mark.parametrize("kind", ["safetensors", "packed safetensors", "torch pickle", "GGUF"])
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path, kind):
     arch = Config(LLAMA).arch
-    source = SafetensorsFile(path)
+    stored = random_bf16(LLAMA)
+    path = tmp_path / "model"
+    source: TensorSource
+    if kind == "torch pickle":
+        values = {
+            name: torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16) for name, (_, _, bits) in stored.items()
+        }
+        torch.save(values, path)
+        source = TorchPickleFile(path)
+    elif kind == "GGUF":
+        save_gguf(path, {"general.architecture": "llama"}, stored)
+        source = GgufFile(path)
+    else:
+        save_safetensors(path, stored)
+        source = Shards([SafetensorsFile(path)])
+        if kind.startswith("packed"):
+            source = PackedBlocks(source, {})
     pieces = {name: Piece(name) for name in source.names()}
     engine.build_engine_model(arch, source, pieces)
     os.truncate(path, path.stat().st_size // 2)

@@ -1,5 +1,6 @@
 """torch.save files read without torch. Hostile ones are in tests/hostile."""
 
+import os
 import subprocess
 import sys
 from collections import OrderedDict
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from martlet.errors import PickleError
+from martlet.errors import FormatError, PickleError
 from martlet.formats.pickles import TorchPickleFile
 from martlet.formats.tensors import to_float32
 
@@ -46,6 +47,31 @@ def test_reads_what_torch_saves(tmp_path, is_zip, protocol):
             np.testing.assert_array_equal(
                 to_float32(source.raw(name), info.dtype, info.shape), tensor.detach().float().numpy()
             )
+
+
+@BOTH
+def test_parts_are_read_from_the_file(tmp_path, is_zip):
+    torch.save(state(), tmp_path / "x.bin", _use_new_zipfile_serialization=is_zip)
+    with TorchPickleFile(tmp_path / "x.bin") as source:
+        for name in source.names():
+            raw = source.raw(name)
+            for begin, end in [(0, raw.size), (raw.size // 3, raw.size - 1)]:
+                out = np.empty(max(end - begin, 0), np.uint8)
+                source.read(name, begin, out)
+                np.testing.assert_array_equal(out, raw[begin:end], err_msg=name)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["base", "transposed"])
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path, is_zip, name):
+    base = torch.randn(300, 400)
+    torch.save({"base": base, "transposed": base.t()}, tmp_path / "x.bin", _use_new_zipfile_serialization=is_zip)
+    with TorchPickleFile(tmp_path / "x.bin") as source:
+        out = np.empty(source.info(name).num_bytes, np.uint8)
+        os.truncate(tmp_path / "x.bin", 5000)
+        for look in (lambda: source.raw(name), lambda: source.read(name, 0, out)):
+            with pytest.raises(FormatError, match=rf"tensor '{name}'.* has become shorter since it was opened"):
+                look()
 
 
 @BOTH

@@ -88,8 +88,9 @@ class GgufFile(TensorSource):
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         info, begin = self._spans[name]
-        if self._data is None:
+        if self._data is None or self._file is None:
             raise GgufError(str(self.paths[0]), "has been closed")
+        self._file.check_holds(self._begin + begin + info.num_bytes, f"{self.paths[0]}, tensor {name!r}")
         return self._data[begin : begin + info.num_bytes]
 
     def place(self, name: str) -> tuple[OpenFile, int]:

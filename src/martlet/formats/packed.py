@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from martlet.errors import ConfigError, WeightsError
 from martlet.formats.gguf_blocks import BLOCKS, DECODED
-from martlet.formats.tensors import TensorInfo, TensorSource
+from martlet.formats.tensors import OpenFile, TensorInfo, TensorSource
 
 METHOD = "martlet-blocks"
 KEY = "quantization_config"
@@ -59,6 +59,12 @@ class PackedBlocks(TensorSource):
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         return self.source.raw(name)
+
+    def place(self, name: str) -> tuple[OpenFile, int] | None:
+        return self.source.place(name)
+
+    def read(self, name: str, begin: int, out: NDArray[np.uint8]) -> None:
+        self.source.read(name, begin, out)
 
     def close(self) -> None:
         self.source.close()

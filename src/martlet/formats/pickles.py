@@ -23,11 +23,12 @@ from martlet.formats.tensors import (
     ELEMENT_BITS,
     MAX_DIMENSIONS,
     MAX_ELEMENTS,
+    OpenFile,
     TensorInfo,
     TensorSource,
     is_too_large,
-    map_file,
     num_elements,
+    open_mapped,
 )
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ _DTYPES = {
 
 
 class _Storage:
-    """Bytes that tensors share. `data` comes later than the tensors in the older layout."""
+    """Bytes that tensors share. Where they `begin` in the file comes later than the tensors in the older layout."""
 
-    __slots__ = ("data", "dtype", "num_bytes")
+    __slots__ = ("begin", "dtype", "num_bytes")
 
-    def __init__(self, dtype: str, num_bytes: int, data: NDArray[np.uint8] | None = None) -> None:
-        self.dtype, self.num_bytes, self.data = dtype, num_bytes, data
+    def __init__(self, dtype: str, num_bytes: int, begin: int = 0) -> None:
+        self.dtype, self.num_bytes, self.begin = dtype, num_bytes, begin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +70,21 @@ class _View:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def is_contiguous(self) -> bool:
+        return not num_elements(self.shape) or self.strides == _contiguous(self.shape, self.strides)
+
+    def of(self, held: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Its bytes out of its storage's."""
+        size = ELEMENT_BITS[self.dtype] // 8
+        begin = self.offset * size
+        if self.is_contiguous:
+            return held[begin : begin + num_elements(self.shape) * size]
+        elements = np.lib.stride_tricks.as_strided(
+            held[begin:], (*self.shape, size), (*(stride * size for stride in self.strides), 1), writeable=False
+        )
+        return np.ascontiguousarray(elements).reshape(-1)
+
 
 class TorchPickleFile(TensorSource):
     """The state dict in a `torch.save` file (`pytorch_model.bin`, `.pt`, `.pth`): a flat dict of names to tensors.
@@ -80,13 +96,14 @@ class TorchPickleFile(TensorSource):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.paths = (Path(path),)
-        data = map_file(path, PickleError)
+        data, file = open_mapped(path, PickleError)
+        self._data: NDArray[np.uint8] | None = data
+        self._file: OpenFile | None = file
         subject = str(path)
         if data[:4].tobytes() == b"PK\x03\x04":
             value = _read_zip(subject, data)
         else:
             value = _read_legacy(subject, data)
-        self._views: dict[str, _View] | None
         self._views, self.metadata = _state_dict(subject, value)
         self._infos = {name: _info(name, view) for name, view in self._views.items()}
 
@@ -100,23 +117,30 @@ class TorchPickleFile(TensorSource):
         return self._infos[name]
 
     def raw(self, name: str) -> NDArray[np.uint8]:
-        info = self._infos[name]
-        if self._views is None:
+        view, file, data = self._opened(name)
+        begin, end = view.storage.begin, view.storage.begin + view.storage.num_bytes
+        file.check_holds(end, f"{file.path}, tensor {name!r}")
+        return view.of(data[begin:end])
+
+    def place(self, name: str) -> tuple[OpenFile, int] | None:
+        view, file, _ = self._opened(name)
+        return (file, view.storage.begin + view.offset * ELEMENT_BITS[view.dtype] // 8) if view.is_contiguous else None
+
+    def read(self, name: str, begin: int, out: NDArray[np.uint8]) -> None:
+        view, file, _ = self._opened(name)
+        if view.is_contiguous:
+            return super().read(name, begin, out)
+        held = np.empty(view.storage.num_bytes, np.uint8)
+        file.read(view.storage.begin, held, f"{file.path}, tensor {name!r}")
+        out[:] = view.of(held)[begin : begin + out.size]
+
+    def _opened(self, name: str) -> tuple[_View, OpenFile, NDArray[np.uint8]]:
+        if self._file is None or self._data is None:
             raise PickleError(str(self.paths[0]), "has been closed")
-        view = self._views[name]
-        size = ELEMENT_BITS[view.dtype] // 8
-        data = view.storage.data
-        assert data is not None
-        begin = view.offset * size
-        if info.num_bytes == 0 or view.strides == _contiguous(view.shape, view.strides):
-            return data[begin : begin + info.num_bytes]
-        elements = np.lib.stride_tricks.as_strided(
-            data[begin:], (*view.shape, size), (*(stride * size for stride in view.strides), 1), writeable=False
-        )
-        return np.ascontiguousarray(elements).reshape(-1)
+        return self._views[name], self._file, self._data
 
     def close(self) -> None:
-        self._views = None
+        self._data = self._file = None
 
 
 def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -250,7 +274,7 @@ def _read_zip(subject: str, data: NDArray[np.uint8]) -> Any:
             subject, "holds a TorchScript program, and no code of it was run", remedy="Save the state dict."
         )
     order = f"{prefix}byteorder"
-    if order in entries and (said := _stored(subject, data, entries[order]).tobytes()) != b"little":
+    if order in entries and (said := data[_stored(subject, data, entries[order])].tobytes()) != b"little":
         raise PickleError(subject, "must be little-endian", found=repr(said[:20]))
     storages: dict[str, _Storage] = {}
 
@@ -260,15 +284,15 @@ def _read_zip(subject: str, data: NDArray[np.uint8]) -> Any:
             name = f"{prefix}data/{key}"
             if name not in entries:
                 raise PickleError(subject, f"the archive must hold {name}", remedy="Is the file damaged?")
-            content = _stored(subject, data, entries[name])
-            if content.size < size:
-                raise PickleError(subject, f"storage {key} needs {size} bytes", found=content.size)
-            storages[key] = _Storage(dtype, size, content[:size])
+            held = _stored(subject, data, entries[name])
+            if held.stop - held.start < size:
+                raise PickleError(subject, f"storage {key} needs {size} bytes", found=held.stop - held.start)
+            storages[key] = _Storage(dtype, size, held.start)
         if (storages[key].dtype, storages[key].num_bytes) != (dtype, size):
             raise PickleError(subject, f"storage {key} must have one type and size", found=f"{dtype}, {size} bytes")
         return storages[key]
 
-    content = _stored(subject, data, entries[pickles[0]])
+    content = data[_stored(subject, data, entries[pickles[0]])]
     return PickleMachine(content.data, 0, subject, _symbols(subject), load).run()
 
 
@@ -327,8 +351,8 @@ class _MappedBytes(io.RawIOBase):
         return result
 
 
-def _stored(subject: str, data: NDArray[np.uint8], entry: zipfile.ZipInfo) -> NDArray[np.uint8]:
-    """An uncompressed entry's bytes as a view. Compressed ones are refused: torch writes none, bombs are."""
+def _stored(subject: str, data: NDArray[np.uint8], entry: zipfile.ZipInfo) -> slice:
+    """Where an uncompressed entry's bytes lie. Compressed ones are refused: torch writes none, bombs are."""
     place = f"{subject}, {entry.filename[:200]}"
     if entry.compress_type != 0 or entry.file_size != entry.compress_size or entry.flag_bits & 1:
         raise PickleError(place, "must be stored as it is", found="a compressed or encrypted entry")
@@ -339,7 +363,7 @@ def _stored(subject: str, data: NDArray[np.uint8], entry: zipfile.ZipInfo) -> ND
     begin = entry.header_offset + 30 + name_length + extra_length
     if begin + entry.file_size > data.size:
         raise PickleError(place, f"needs {entry.file_size} bytes at {begin}", found=f"a file of {data.size}")
-    return data[begin : begin + entry.file_size]
+    return slice(begin, begin + entry.file_size)
 
 
 def _read_legacy(subject: str, data: NDArray[np.uint8]) -> Any:
@@ -390,6 +414,6 @@ def _read_legacy(subject: str, data: NDArray[np.uint8]) -> Any:
                 subject, f"storage {key} needs {storage.num_bytes} bytes at {begin}",
                 found=f"a file of {data.size}, and a length of {held} elements", remedy="Is the file truncated?",
             )  # fmt: skip
-        storage.data = data[begin : begin + storage.num_bytes]
+        storage.begin = begin
         position = begin + storage.num_bytes
     return value

@@ -60,6 +60,9 @@ class Shards(TensorSource):
     def place(self, name: str) -> tuple[OpenFile, int] | None:
         return self._homes[name].place(name)
 
+    def read(self, name: str, begin: int, out: NDArray[np.uint8]) -> None:
+        self._homes[name].read(name, begin, out)
+
     def close(self) -> None:
         for source in self.sources:
             source.close()

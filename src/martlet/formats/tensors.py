@@ -84,7 +84,8 @@ class TensorSource(ABC):
     def raw(self, name: str) -> NDArray[np.uint8]:
         """One tensor's bytes, little-endian and in C order: 1-D uint8, a view of a private copy-on-write memory map.
 
-        Writing to it changes neither the file nor what other processes see.
+        Writing to it changes neither the file nor what other processes see. FormatError where the file has become
+        shorter since it was opened; looking at the view of a file that becomes so later ends the process.
         """
 
     def place(self, name: str) -> tuple[OpenFile, int] | None:
@@ -139,22 +140,26 @@ class OpenFile:
             except OSError as problem:
                 raise FormatError(subject, "cannot be read", found=reason(problem)) from problem
             if not got:
-                raise FormatError(
-                    subject,
-                    "its bytes must all be there",
-                    found="a file that has become shorter since it was opened",
-                    remedy="Is it being written again?",
-                )
+                raise _became_shorter(subject)
             done += got
 
+    def check_holds(self, end: int, subject: str) -> None:
+        """FormatError where the file has fewer than `end` bytes by now."""
+        if os.fstat(self.descriptor).st_size < end:
+            raise _became_shorter(subject)
 
-def map_file(path: str | os.PathLike[str], error: type[FormatError]) -> NDArray[np.uint8]:
-    """A whole file as a writable, private, copy-on-write uint8 array; an empty file as an empty array."""
-    return open_mapped(path, error)[0]
+
+def _became_shorter(subject: str) -> FormatError:
+    return FormatError(
+        subject,
+        "its bytes must all be there",
+        found="a file that has become shorter since it was opened",
+        remedy="Is it being written again?",
+    )
 
 
 def open_mapped(path: str | os.PathLike[str], error: type[FormatError]) -> tuple[NDArray[np.uint8], OpenFile]:
-    """`map_file`, and the file itself."""
+    """A whole file as a writable, private, copy-on-write uint8 array, empty for an empty file; and the file itself."""
     try:
         file = OpenFile(path)
         size = os.fstat(file.descriptor).st_size
