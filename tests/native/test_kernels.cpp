@@ -237,6 +237,23 @@ TEST(attention_is_as_near_as_the_dtype_allows) {
   }
 }
 
+TEST(a_key_that_is_not_a_number_is_seen_by_who_reads_it_and_nobody_else) {
+  check::Random random(9);
+  const Case c{16, 1, 20, 0, 0, 0};
+  const std::vector<float> key(size_t(c.head_dim), NAN);
+  for (KvDtype dtype : kAllDtypes)
+    for (int position : {0, 1, 7, 8, 15, 16, 19}) {
+      Past past(plain(), dtype, c.queries, c.head_dim, random);
+      std::vector<float> q = random.numbers(size_t(c.queries * c.head_dim));
+      plain().store_key[int(dtype)](key.data(), c.head_dim, past.memory[size_t(position / kPage)].data(), position % kPage);
+      on_each_set([&](const Kernels& kernels) {
+        std::vector<float> got = attend(kernels, c, past, q, 0, c.queries);
+        for (int i = 0; i < c.queries * c.head_dim; ++i)
+          CHECK(std::isnan(got[size_t(i)]) == (i / c.head_dim >= position));
+      });
+    }
+}
+
 TEST(keys_and_values_are_stored_alike) {
   check::Random random(4);
   std::vector<float> x = random.numbers(40);

@@ -1,13 +1,7 @@
+#include "bind/bound.hpp"
 #include "bind/measure.hpp"
-
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
-
 #include "measure/measure.hpp"
 #include "simd/cpu.hpp"
-
-namespace nb = nanobind;
-using namespace nb::literals;
 
 namespace martlet {
 
@@ -16,7 +10,7 @@ void bind_measure(nb::module_& m) {
   m.def("measure_read", [](size_t num_bytes, int num_threads, int repeats) {
     Rate rate;
     {
-      nb::gil_scoped_release released;
+      Unlocked unlocked;
       rate = measure_read(num_bytes, num_threads, repeats);
     }
     return nb::make_tuple(rate.best, rate.median);
@@ -25,7 +19,7 @@ void bind_measure(nb::module_& m) {
     const std::string name = find_kernels(isa).name;  // refuses a set that does not run here
     std::vector<Peak> peaks;
     {
-      nb::gil_scoped_release released;
+      Unlocked unlocked;
       peaks = measure_peaks(name, num_threads, repeats, seconds);
     }
     std::vector<nb::tuple> out;

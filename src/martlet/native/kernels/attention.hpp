@@ -77,8 +77,7 @@ INLINE void exponentiate(float* scores, int count, float* stats) {
   f32 total = zero();
   for (int j = 0; j < count; j += 16) {
     f32 s = load(scores + j);
-    f32 e = select_less(set1(-3e38f), s, exp(sub(s, set1(m))), zero());  // hidden positions: exactly zero
-    if (m != m) e = s;                                                   // NaN goes on
+    f32 e = select_less(s, set1(-3e38f), zero(), exp(sub(s, set1(m))));  // hidden positions: exactly zero; NaN goes on
     store(scores + j, e);
     total = add(total, e);
   }

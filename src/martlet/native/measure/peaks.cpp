@@ -6,12 +6,18 @@
 
 #ifdef MARTLET_X86
 #include <immintrin.h>
+#elif defined(MARTLET_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace martlet {
 namespace {
 
+#ifdef MARTLET_NEON
+constexpr int kSums = 16;  // four pipelines of four cycles
+#else
 constexpr int kSums = 10;
+#endif
 
 // Portable code: sixteen numbers at a time, in whatever vectors the compiler's baseline has.
 void scalar_fp32(int64_t rounds) {
@@ -33,8 +39,6 @@ void scalar_int8(int64_t rounds) {
   asm volatile("" ::"r"(&sum) : "memory");
 }
 
-#ifdef MARTLET_X86
-
 #define LOOP(name, features, type, zero_of, step)              \
   __attribute__((target(features))) void name(int64_t rounds) { \
     type sums[kSums], x = zero_of, y = zero_of;                 \
@@ -49,6 +53,7 @@ void scalar_int8(int64_t rounds) {
     for (type& sum : sums) asm volatile("" : CONSTRAINT(sum));  \
   }
 
+#ifdef MARTLET_X86
 #define CONSTRAINT(v) "+x"(v)
 LOOP(avx2_fp32, "avx2,fma", __m256, _mm256_setzero_ps(), sum = _mm256_fmadd_ps(x, y, sum))
 // 16-bit pairs, widened at once: any 7-bit operands
@@ -82,9 +87,16 @@ LOOP(avx512_fp32, "avx512f", __m512, _mm512_setzero_ps(), sum = _mm512_fmadd_ps(
 LOOP(avx512_int8, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), sum = _mm512_dpbusd_epi32(sum, x, y))
 LOOP(avx512_bf16, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(),
      sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(y)))
-#undef CONSTRAINT
+#elif defined(MARTLET_NEON)
+#define CONSTRAINT(v) "+w"(v)
+LOOP(neon_fp32, "arch=armv8.2-a", float32x4_t, vdupq_n_f32(0), sum = vfmaq_f32(sum, x, y))
+LOOP(neon_int8, "arch=armv8.2-a+dotprod", int32x4_t, vdupq_n_s32(0),
+     sum = vdotq_s32(sum, vreinterpretq_s8_s32(x), vreinterpretq_s8_s32(y)))
+LOOP(neon_i8mm_int8, "arch=armv8.2-a+dotprod+i8mm", int32x4_t, vdupq_n_s32(0),
+     sum = vusdotq_s32(sum, vreinterpretq_u8_s32(x), vreinterpretq_s8_s32(y)))
 #endif
-
+#undef CONSTRAINT
+#undef LOOP
 
 }  // namespace
 
@@ -112,6 +124,17 @@ std::vector<PeakLoop> peak_loops(const std::string& isa) {
             {"bf16", has_bf16 ? "vdpbf16ps" : "widened to fp32, vfmadd", has_bf16 ? avx512_bf16 : avx512_fp32,
              has_bf16 ? 2.0 * 32 * kSums : 2.0 * 16 * kSums},
             {"fp32", "vfmadd", avx512_fp32, 2.0 * 16 * kSums}};
+  }
+#endif
+#ifdef MARTLET_NEON
+  if (isa == "neon" || isa == "neon_i8mm") {
+    const bool has_i8mm = isa == "neon_i8mm";
+    const char* how = has_i8mm ? "usdot" : "sdot";
+    void (*run)(int64_t) = has_i8mm ? neon_i8mm_int8 : neon_int8;
+    return {{"int8", how, run, 2.0 * 16 * kSums},
+            {"int4", how, run, 2.0 * 16 * kSums},
+            {"bf16", "widened to fp32, fmla", neon_fp32, 2.0 * 4 * kSums},
+            {"fp32", "fmla", neon_fp32, 2.0 * 4 * kSums}};
   }
 #endif
   throw std::invalid_argument("there is no loop that measures instruction set " + isa);

@@ -1,9 +1,12 @@
 #include "simd/cpu.hpp"
 
-#ifdef MARTLET_NEON
+#ifdef MARTLET_X86
+#include <cpuid.h>
+#elif defined(MARTLET_NEON)
 #include <sys/auxv.h>
 #endif
 
+#include <initializer_list>
 #include <stdexcept>
 
 namespace martlet {
@@ -35,42 +38,58 @@ extern const Kernels kernels;
 }
 #endif
 
-const std::vector<InstructionSet>& instruction_sets() {
+Processor this_processor() {
+  Processor p;
 #ifdef MARTLET_X86
-  // __builtin_cpu_supports asks cpuid and, for the wide registers, whether the operating system saves them (xgetbv).
-#define HAS(feature) bool(__builtin_cpu_supports(feature))
-  static const std::vector<InstructionSet> sets = [] {
-    __builtin_cpu_init();
-    bool has_avx2 = HAS("avx2") && HAS("fma") && HAS("f16c");
-    bool has_512 = has_avx2 && HAS("avx512f") && HAS("avx512bw") && HAS("avx512vl") && HAS("avx512dq") &&
-                   HAS("avx512vnni");
-    return std::vector<InstructionSet>{
-        {"scalar", &scalar::kernels, true, "nothing"},
-        {"avx2", &avx2::kernels, has_avx2, "AVX2, FMA and F16C"},
-        {"avx2_vnni", &avx2_vnni::kernels, has_avx2 && HAS("avxvnni"), "AVX2, FMA, F16C and AVX-VNNI"},
-        {"avx512", &avx512::kernels, has_512, "AVX-512 F, BW, VL, DQ and VNNI"},
-        {"avx512_bf16", &avx512_bf16::kernels, has_512 && HAS("avx512bf16"), "AVX-512 F, BW, VL, DQ, VNNI and BF16"},
-    };
-  }();
-#undef HAS
+  unsigned eax, ebx, ecx, edx;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx)) p.leaf1_ecx = ecx;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
+    p.leaf7_ebx = ebx, p.leaf7_ecx = ecx;
+    if (eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) p.leaf7_1_eax = eax;
+  }
+  if (p.leaf1_ecx & bit_OSXSAVE) {  // else the instruction is not there
+    asm("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    p.xcr0 = uint64_t(edx) << 32 | eax;
+  }
 #elif defined(MARTLET_NEON)
-  // bits of Linux's auxiliary vector: what the kernel lets programs use
-  static const std::vector<InstructionSet> sets = [] {
-    bool has_dot = getauxval(AT_HWCAP) & (1ul << 20), has_i8mm = has_dot && (getauxval(AT_HWCAP2) & (1ul << 13));
-    return std::vector<InstructionSet>{
-        {"scalar", &scalar::kernels, true, "nothing"},
-        {"neon", &neon::kernels, has_dot, "NEON with dot products (ARMv8.2)"},
-        {"neon_i8mm", &neon_i8mm::kernels, has_i8mm, "NEON with dot products and 8-bit matrix products"},
-    };
-  }();
-#else
-  static const std::vector<InstructionSet> sets = {{"scalar", &scalar::kernels, true, "nothing"}};
+  p.hwcap = getauxval(AT_HWCAP), p.hwcap2 = getauxval(AT_HWCAP2);
+#endif
+  return p;
+}
+
+std::vector<InstructionSet> sets_of([[maybe_unused]] const Processor& p) {
+  std::vector<InstructionSet> sets = {{"scalar", &scalar::kernels, true, "nothing"}};
+#ifdef MARTLET_X86
+  auto has = [](uint64_t word, std::initializer_list<int> bits) {
+    for (int bit : bits)
+      if (!(word >> bit & 1)) return false;
+    return true;
+  };
+  const bool asks = has(p.leaf1_ecx, {27});                 // OSXSAVE: xcr0 says which registers are saved
+  const bool saves_256 = asks && has(p.xcr0, {1, 2});       // xmm, ymm
+  const bool saves_512 = saves_256 && has(p.xcr0, {5, 6, 7});  // masks, upper halves of zmm0-15, zmm16-31
+  const bool has_avx2 = saves_256 && has(p.leaf1_ecx, {12, 28, 29}) && has(p.leaf7_ebx, {5});  // FMA, AVX, F16C; AVX2
+  const bool has_512 = has_avx2 && saves_512 && has(p.leaf7_ebx, {16, 17, 30, 31}) && has(p.leaf7_ecx, {11});
+  sets.push_back({"avx2", &avx2::kernels, has_avx2, "AVX2, FMA and F16C"});
+  sets.push_back(
+      {"avx2_vnni", &avx2_vnni::kernels, has_avx2 && has(p.leaf7_1_eax, {4}), "AVX2, FMA, F16C and AVX-VNNI"});
+  sets.push_back({"avx512", &avx512::kernels, has_512, "AVX-512 F, BW, VL, DQ and VNNI"});
+  sets.push_back({"avx512_bf16", &avx512_bf16::kernels, has_512 && has(p.leaf7_1_eax, {5}),
+                  "AVX-512 F, BW, VL, DQ, VNNI and BF16"});
+#elif defined(MARTLET_NEON)
+  const bool has_dot = p.hwcap >> 20 & 1, has_i8mm = has_dot && (p.hwcap2 >> 13 & 1);
+  sets.push_back({"neon", &neon::kernels, has_dot, "NEON with dot products (ARMv8.2)"});
+  sets.push_back({"neon_i8mm", &neon_i8mm::kernels, has_i8mm, "NEON with dot products and 8-bit matrix products"});
 #endif
   return sets;
 }
 
-const Kernels& find_kernels(const std::string& name) {
-  const auto& sets = instruction_sets();
+const std::vector<InstructionSet>& instruction_sets() {
+  static const std::vector<InstructionSet> sets = sets_of(this_processor());
+  return sets;
+}
+
+const Kernels& find_kernels(const std::string& name, const std::vector<InstructionSet>& sets) {
   std::string known;
   for (auto set = sets.rbegin(); set != sets.rend(); ++set) {
     if (name.empty() ? set->is_usable : name == set->name) {
