@@ -1,42 +1,21 @@
 // The path of a step, phase by phase; between phases all threads meet. Items of a phase are claimed by whoever is free,
 // and write to places of their own, so that results do not depend on who computed what.
-#include "graph/step.hpp"
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <mutex>
-#include <new>
 #include <stdexcept>
 #include <utility>
+
+#include "graph/pass.hpp"
 
 namespace martlet {
 
 namespace {
 
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
-
-// T tokens of this pass, from several rows.
-struct Token {
-  int row;
-  int32_t id;
-  int64_t position;
-};
-
-struct PassRow {
-  const RowStep* step;
-  int first;       // its first token among the pass's
-  int count;
-  int64_t past;    // positions held before
-};
-
-// Queries of one row and key/value head; in pieces, one chunk of positions alone.
-struct AttentionItem {
-  int row, head, first_query, num_queries;
-  int piece;  // -1: all chunks
-};
 
 // Which forms of its input a group of matrices reads.
 struct Forms {
@@ -52,100 +31,6 @@ struct Product {
   float* y;
   size_t y_stride;
 };
-
-}  // namespace
-
-// Buffers of a pass, [token][...].
-struct Engine::Space {
-  Buffer<float> x, input, attention, out, mlp_out, qkv, gate_up, logits, cos, sin, parts, part_stats, stats, rounded;
-  Buffer<uint16_t> bf16;
-  Buffer<uint8_t> embedding_rows, position_rows;
-  Buffer<int8_t> q8;
-  Buffer<float> scale, sum;
-  Buffer<int32_t> total, half;
-  std::unique_ptr<std::atomic<int>[]> claims;
-};
-
-struct Engine::Pass {
-  std::vector<PassRow> rows;
-  std::vector<Token> tokens;
-  std::vector<int> wanted;  // tokens whose logits are asked for
-  std::vector<AttentionItem> items;
-  int pieces = 0;  // chunks of the longest row, when attention is cut into chunks; 0: it is not
-};
-
-Engine::Engine(std::shared_ptr<const Model> model, const Kernels& kernels, int num_threads, KvDtype kv_dtype,
-               int64_t max_pages)
-    : model_(std::move(model)),
-      kernels_(kernels),
-      team_(num_threads),
-      cache_(int(model_->layers.size()) * model_->arch.num_key_value_heads, model_->arch.head_dim, kv_dtype, max_pages),
-      space_(std::make_unique<Space>()) {
-  space_->claims.reset(new std::atomic<int>[16 * model_->layers.size() + 32]);
-}
-
-Engine::~Engine() = default;
-
-size_t Engine::workspace_bytes() const {
-  const Space& s = *space_;
-  size_t bytes = s.bf16.bytes() + s.q8.bytes() + s.scale.bytes() + s.total.bytes() + s.half.bytes();
-  for (const Buffer<float>* b : {&s.x, &s.input, &s.attention, &s.out, &s.mlp_out, &s.qkv, &s.gate_up, &s.logits, &s.cos,
-                                 &s.sin, &s.parts, &s.part_stats, &s.stats, &s.rounded, &s.sum})
-    bytes += b->bytes();
-  return bytes;
-}
-
-int64_t Engine::pages_needed(std::span<const RowStep> rows) const {
-  int64_t needed = 0;
-  for (const RowStep& row : rows) needed += cache_.pages_needed(row.sequence, int64_t(row.tokens.size()));
-  return needed;
-}
-
-void Engine::step(std::span<const RowStep> rows, float* logits) { take(rows, logits, nullptr); }
-
-std::vector<Chosen> Engine::choose(std::span<const RowStep> rows) {
-  std::vector<Chosen> chosen(rows.size());
-  take(rows, nullptr, chosen.data());
-  return chosen;
-}
-
-// Logits of all rows, or what their choosers make of them.
-void Engine::take(std::span<const RowStep> rows, float* logits, Chosen* chosen) {
-  if (pages_needed(rows) > cache_.pages_free()) throw std::bad_alloc();
-  std::vector<int64_t> before;
-  for (const RowStep& row : rows) before.push_back(cache_.length(row.sequence));
-  try {
-    std::vector<size_t> done(rows.size(), 0);
-    size_t first_row = 0;
-    while (first_row < rows.size()) {
-      Pass pass;
-      int room = kMaxTokens, num_wanted = 0;
-      for (size_t r = first_row; r < rows.size() && room > 0; ++r) {
-        const RowStep& row = rows[r];
-        int count = int(std::min(size_t(room), row.tokens.size() - done[r]));
-        int64_t past = cache_.length(row.sequence);
-        cache_.extend(row.sequence, count);
-        pass.rows.push_back({&row, int(pass.tokens.size()), count, past});
-        for (int i = 0; i < count; ++i) {
-          bool is_last = done[r] + size_t(i) + 1 == row.tokens.size();
-          if (row.wants_all || is_last) pass.wanted.push_back(int(pass.tokens.size())), ++num_wanted;
-          pass.tokens.push_back({int(pass.rows.size()) - 1, row.tokens[done[r] + size_t(i)], past + i});
-        }
-        done[r] += size_t(count);
-        room -= count;
-        if (done[r] == row.tokens.size()) first_row = r + 1;
-      }
-      run(pass, logits, chosen);
-      if (logits) logits += size_t(num_wanted) * size_t(model_->arch.vocab_size);
-      if (chosen) chosen += num_wanted;
-    }
-  } catch (...) {
-    for (size_t r = 0; r < rows.size(); ++r) cache_.truncate(rows[r].sequence, before[r]);
-    throw;
-  }
-}
-
-namespace {
 
 // What every phase needs; one a thread.
 struct Worker {
@@ -560,34 +445,6 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
 
 NormKind Engine::norm_of_heads() const {
   return model_->arch.norm == NormKind::RMS_PLUS_ONE ? NormKind::RMS_PLUS_ONE : NormKind::RMS;
-}
-
-void Engine::plan_attention(Pass& pass) const {
-  const Arch& a = model_->arch;
-  const int heads = a.num_key_value_heads;
-  int64_t longest = 0;
-  for (const PassRow& row : pass.rows) longest = std::max(longest, row.past + row.count);
-  // Few tokens and long pasts: chunks are shared out as well, or a thread would wait for another's row.
-  bool in_pieces = longest > kChunk && pass.tokens.size() * size_t(heads) < size_t(8 * team_.size());
-  if (in_pieces) pass.pieces = int((longest - 1) / kChunk) + 1;
-  // so many that a page of keys is widened once for about 28 heads' queries, and items stay small
-  const int queries_together = std::max(1, 28 * heads / a.num_attention_heads);
-  for (size_t r = 0; r < pass.rows.size(); ++r) {
-    const PassRow& row = pass.rows[r];
-    int together = in_pieces ? 1 : queries_together;
-    for (int begin = 0; begin < row.count; begin += together) {
-      int count = std::min(together, row.count - begin);
-      for (int h = 0; h < heads; ++h)
-        if (in_pieces)
-          for (int c = 0; c <= int((row.past + begin) / kChunk); ++c) pass.items.push_back({int(r), h, begin, count, c});
-        else
-          pass.items.push_back({int(r), h, begin, count, -1});
-    }
-  }
-  // The longest items first, so that nobody is left with one at the end.
-  std::stable_sort(pass.items.begin(), pass.items.end(), [&](const AttentionItem& l, const AttentionItem& r) {
-    return pass.rows[size_t(l.row)].past + l.first_query > pass.rows[size_t(r.row)].past + r.first_query;
-  });
 }
 
 }  // namespace martlet
