@@ -37,11 +37,11 @@ def test_memory_of_keys_and_values(martlet, tiny):
         done = martlet("generate", tiny, "héllo", "--greedy", *words)
         assert (done.returncode, done.stderr, done.stdout) == (0, "", want + "\n")
     done = martlet("generate", tiny, "héllo", "--kv-cache-bytes", "1KB")
-    assert done.returncode == 1 and "the keys and values of 16 tokens; found 1000" in done.stderr
+    assert done.returncode == 2 and "the keys and values of 16 tokens; found 1000" in done.stderr
     done = martlet("generate", tiny, "héllo", "--kv-cache-bytes", "2 gigabytes")
     assert done.returncode == 2 and "must be a number of bytes, as 2000000000 or 2GB or 512MiB" in done.stderr
     done = martlet("generate", tiny, "héllo", "--kv-cache-dtype", "float16", "--backend", "torch")
-    assert done.returncode == 1 and "kv_cache_dtype: is for the native engine; found backend='torch'" in done.stderr
+    assert done.returncode == 2 and "kv_cache_dtype: is for the native engine; found backend='torch'" in done.stderr
 
 
 def test_stdin_without_a_template_and_json(martlet, tiny):
