@@ -11,13 +11,27 @@
 using namespace martlet;
 using check::same;
 
+#ifdef __x86_64__
+namespace martlet::emulated_avx512 {
+extern const Kernels kernels;
+}
+namespace martlet::emulated_avx512_bf16 {
+extern const Kernels kernels;
+}
+#endif
+
 namespace {
 
 const Kernels& plain() { return find_kernels("scalar"); }
 
+// Those of this machine, and where it has AVX2 those of AVX-512 over plain code.
 template <class F> void on_each_set(F&& f) {
+  [[maybe_unused]] bool has_avx2 = false;
   for (const InstructionSet& set : instruction_sets())
-    if (set.is_usable) f(*set.kernels);
+    if (set.is_usable) f(*set.kernels), has_avx2 |= std::string(set.name) == "avx2";
+#ifdef __x86_64__
+  if (has_avx2) f(emulated_avx512::kernels), f(emulated_avx512_bf16::kernels);
+#endif
 }
 
 Packed random_matrix(Kind kind, int n, int k, check::Random& random) {
@@ -32,6 +46,8 @@ Packed random_matrix(Kind kind, int n, int k, check::Random& random) {
     for (size_t at = scale; at < bytes; at += step) row[at] &= 0xbf;
     bool has_two = kind == Kind::Q4_1 || kind == Kind::Q5_1 || kind == Kind::Q4_K || kind == Kind::Q5_K;
     for (size_t at = 3; has_two && at < bytes; at += step) row[at] &= 0xbf;
+    // 2^-63 and more: vdpbf16ps takes subnormal numbers and sums for zeros
+    for (size_t at = 1; kind == Kind::BF16 && at < bytes; at += 2) row[at] |= 0x20;
     pack_row(packed, r, row.data());
   }
   return packed;

@@ -1,0 +1,7 @@
+#ifdef __x86_64__
+#include "emulated_avx512.hpp"
+#define MARTLET_ISA emulated_avx512
+#define MARTLET_NAME "avx512"
+#define MARTLET_SIMD "simd/avx512.hpp"
+#include "kernels/all.inc"
+#endif
