@@ -174,10 +174,13 @@ def _with_step(dataset: Dataset, step: Any, options: Any, is_pure: bool) -> Data
         pending = source.then(step, options, source.names)
     else:
         pending = Pending(dataset._stored, dataset._selection, (step,), options, dataset.column_names)
-    if is_pure and not pending.is_in_cache:
+    # with processes of its own it is tried there: what ends one must not end this one
+    has_workers = (options.num_proc or 1) > 1
+    runs_now = not is_pure or has_workers or pending.is_in_cache or options.cache_file_name is not None
+    if not runs_now:
         pending.names = probed_names(pending.source, pending.selection, pending.steps, pending.names)
     new = dataset._like(pending, None)
-    if not is_pure or pending.is_in_cache or options.cache_file_name is not None:
+    if runs_now:
         _ = new._stored
     return new
 
