@@ -216,7 +216,9 @@ class Table:
         print(words)
         print(f"{'':36}{'datasets':>14}{'martlet':>14}{'ratio':>8}{'target':>9}", flush=True)
 
-    def add(self, name: str, theirs: float, ours: float, target: float | None, unit: str, *, least: bool = True) -> None:
+    def add(
+        self, name: str, theirs: float, ours: float, target: float | None, unit: str, *, least: bool = True
+    ) -> None:
         """A line. `least`: the ratio is to be the target or more; else ours is to be the target or less."""
         self.lines[name] = {"theirs": theirs, "ours": ours, "target": target, "unit": unit, "least": least}
         if self._path is not None:

@@ -7,9 +7,10 @@ import pytest
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from martlet.datasets import Dataset, IterableDataset, tokenize, tokenize_backend, tokenizing
-from martlet.datasets.proving import SENTENCES
+from martlet.datasets import Dataset, IterableDataset, tokenize, tokenize_backend
 from martlet.errors import ArgumentError, MissingDependencyError, UnsupportedError
+from martlet.tokenizers import fast as fast_encoding
+from martlet.tokenizers.proving import SENTENCES
 
 TEXTS = [*SENTENCES, "", "plain words", None]
 
@@ -79,7 +80,7 @@ def test_a_vocabulary_it_reads_otherwise_is_not_given_to_it(monkeypatch, dataset
     other = byte_level()
     other.normalizer = normalizers.NFC()  # a vocabulary no other test proves
 
-    class Wrong(tokenizing._Fast):
+    class Wrong(fast_encoding._Fast):
         def _encoded(self, texts, adds_special):
             ids, offsets = super()._encoded(texts, adds_special)
             wrong = next((number for number, text in enumerate(texts) if "रावण" in text), None)
@@ -88,9 +89,9 @@ def test_a_vocabulary_it_reads_otherwise_is_not_given_to_it(monkeypatch, dataset
                 ids[offsets[wrong]] += 1
             return ids, offsets
 
-    monkeypatch.setattr(tokenizing, "_Fast", Wrong)
-    monkeypatch.setattr(tokenizing, "_encoders", {})
-    monkeypatch.setattr(tokenizing, "_proofs", {})
+    monkeypatch.setattr(fast_encoding, "_Fast", Wrong)
+    monkeypatch.setattr(fast_encoding, "_encoders", {})
+    monkeypatch.setattr(fast_encoding, "_proofs", {})
     assert tokenize_backend(other).startswith("tokenizers ") and "other ids for" in tokenize_backend(other)
     with pytest.raises(UnsupportedError, match="other ids"):
         tokenize(dataset, other, fast=True)
@@ -98,7 +99,7 @@ def test_a_vocabulary_it_reads_otherwise_is_not_given_to_it(monkeypatch, dataset
 
 
 def test_without_the_extra(tokenizer, dataset, monkeypatch):
-    monkeypatch.setattr(tokenizing.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(fast_encoding.importlib.util, "find_spec", lambda name: None)
     assert "not installed" in tokenize_backend(tokenizer)
     with pytest.raises(MissingDependencyError, match="fast-tokenize"):
         tokenize(dataset, tokenizer, fast=True)

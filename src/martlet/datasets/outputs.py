@@ -89,13 +89,20 @@ def columns_of(output: Any, where: str) -> dict[str, Any] | None:
         return columns_of(output.to_arrow(), where)
     if not isinstance(output, Mapping):
         raise MapError(where, "the function must return a dict of columns, or None", found=type(output).__name__)
-    for name, values in output.items():
+    arrays = output.token_arrays() if hasattr(output, "token_arrays") else {}  # a tokenizer's, not looked at yet
+    columns = {name: _ragged(arrays[name]) if name in arrays else output[name] for name in output}
+    for name, values in columns.items():
         if not isinstance(name, str):
             raise MapError(where, "columns are named by strings", found=repr(name))
         if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
             remedy = "A batched function returns a list for each column."
             raise MapError(where, f"column {name!r} must be a list", found=type(values).__name__, remedy=remedy)
-    return dict(output)
+    return columns
+
+
+def _ragged(rows: Any) -> pa.Array:
+    """Rows of numbers end to end, as they are."""
+    return pa.ListArray.from_arrays(pa.array(rows.offsets), pa.array(rows.values))
 
 
 def rows_as_columns(rows: Sequence[Any], where: str, first_row: int) -> dict[str, list[Any]] | None:

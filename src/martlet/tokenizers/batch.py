@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from martlet.errors import ArgumentError, MissingDependencyError, TokenizerError
@@ -26,12 +29,28 @@ class TokenSpan(NamedTuple):
     end: int
 
 
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of numbers laid end to end: row i is values[offsets[i]:offsets[i + 1]]."""
+
+    values: NDArray[Any]
+    offsets: NDArray[np.int32]
+
+    def lists(self) -> list[list[int]]:
+        """The rows as lists of Python integers."""
+        values = self.values.tolist()
+        return [values[begin:end] for begin, end in pairwise(self.offsets.tolist())]
+
+
 class BatchEncoding(UserDict[str, Any]):
     """A mapping (`input_ids`, `attention_mask`, ...) whose keys are attributes too.
 
     An integer index gives the `tokenizers.Encoding` of a row, a slice the same rows of every key.
     The methods that speak of words and characters need an encoding made from text; others raise TokenizerError.
+    Values given as `Ragged` become lists when they are looked at. `encode` makes the encodings once they are asked for.
     """
+
+    _data: dict[str, Any]
 
     def __init__(
         self,
@@ -40,17 +59,64 @@ class BatchEncoding(UserDict[str, Any]):
         tensor_type: str | None = None,
         prepend_batch_axis: bool = False,
         n_sequences: int | None = None,
+        encode: Callable[[], Sequence[Encoding]] | None = None,
     ) -> None:
         super().__init__(data or {})
-        self._encodings = [encoding] if isinstance(encoding, Encoding) else encoding
-        if n_sequences is None and self._encodings:
-            n_sequences = self._encodings[0].n_sequences
+        self._made = [encoding] if isinstance(encoding, Encoding) else encoding
+        self._encode = encode
+        if n_sequences is None and self._made:
+            n_sequences = self._made[0].n_sequences
         self._n_sequences = n_sequences
         self.convert_to_tensors(tensor_type, prepend_batch_axis)
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The plain dict behind the mapping."""
+        for key in self._data:
+            self[key]
+        return self._data
+
+    @data.setter
+    def data(self, data: dict[str, Any]) -> None:
+        self._data = data
+
+    @property
+    def _encodings(self) -> Sequence[Encoding] | None:
+        if self._made is None and self._encode is not None:
+            self._made = self._encode()
+        return self._made
+
+    def token_arrays(self) -> dict[str, Ragged]:
+        """The values that nobody looked at yet, as arrays."""
+        return {key: value for key, value in self._data.items() if isinstance(value, Ragged)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._data
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._data[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._data[key]
+
+    def __copy__(self) -> BatchEncoding:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new._data = dict(self._data)
+        return new
+
     def __getitem__(self, item: str | int | slice) -> Any:
         if isinstance(item, str):
-            return self.data[item]
+            value = self._data[item]
+            if isinstance(value, Ragged):
+                value = self._data[item] = value.lists()
+            return value
         if self._encodings is not None:
             return self._encodings[item]
         if isinstance(item, slice):
@@ -58,23 +124,23 @@ class BatchEncoding(UserDict[str, Any]):
         raise KeyError("a key is a name, a slice, or the number of a row that was made from text")
 
     def __getattr__(self, name: str) -> Any:
-        data = self.__dict__.get("data", {})
+        data = self.__dict__.get("_data", {})
         if name not in data:
             raise AttributeError(f"BatchEncoding has no {name!r}; it has {sorted(data)}")
-        return data[name]
+        return self[name]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"data": self.data, "encodings": self._encodings, "n_sequences": self._n_sequences}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.data = state["data"]
-        self._encodings = state["encodings"]
+        self._made, self._encode = state["encodings"], None
         self._n_sequences = state["n_sequences"]
 
     @property
     def is_fast(self) -> bool:
         """Whether rows know their words and characters."""
-        return self._encodings is not None
+        return self._made is not None or self._encode is not None
 
     @property
     def encodings(self) -> Sequence[Encoding] | None:

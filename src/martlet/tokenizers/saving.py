@@ -27,7 +27,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, prefix: str | None = None
         raise save_error(folder, problem) from problem
     start = f"{prefix}-" if prefix else ""
     texts = _templates(tokenizer.chat_template, start)
-    texts[f"{start}tokenizer.json"] = tokenizer.backend_tokenizer.to_str(pretty=True)
+    texts[f"{start}tokenizer.json"] = tokenizer._backend.to_str(pretty=True)
     config = folder / f"{start}tokenizer_config.json"
     written = []
     for name, text in texts.items():

@@ -35,7 +35,7 @@ class StreamDetokenizer:
         self, tokenizer: Tokenizer, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
     ) -> None:
         self._tokenizer = tokenizer
-        self._backend = tokenizer.backend_tokenizer
+        self._backend = tokenizer._backend
         self._skipped = _special_ids(tokenizer) if skip_special_tokens else frozenset()
         kinds = _decoder_kinds(tokenizer)
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace") if kinds == ("ByteLevel",) else None
@@ -124,7 +124,7 @@ def _special_ids(tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def _decoder_kinds(tokenizer: Tokenizer) -> tuple[str, ...]:
-    decoder = tokenizer.backend_tokenizer.decoder
+    decoder = tokenizer._backend.decoder
     if decoder is None:
         return ()
     described = json.loads(decoder.__getstate__())

@@ -11,6 +11,7 @@ from tokenizers import AddedToken
 
 from martlet.errors import ArgumentError
 from martlet.tokenizers import specials
+from martlet.tokenizers.fast import Shortcut
 from martlet.tokenizers.settings import SPECIAL_NAMES, Settings
 
 
@@ -41,10 +42,10 @@ class _TokenId:
 
     def __get__(self, tokenizer: Vocabulary, owner: type | None = None) -> int | None:
         token = tokenizer.settings.special_tokens.get(self.name)
-        return None if token is None else tokenizer.backend_tokenizer.token_to_id(str(token))
+        return None if token is None else tokenizer._backend.token_to_id(str(token))
 
     def __set__(self, tokenizer: Vocabulary, value: int | None) -> None:
-        token = None if value is None else tokenizer.backend_tokenizer.id_to_token(int(value))
+        token = None if value is None else tokenizer._backend.id_to_token(int(value))
         if value is not None and token is None:
             raise ArgumentError(f"{self.name}_id", "must be an id of the vocabulary", found=value)
         setattr(tokenizer, self.name, token)
@@ -65,11 +66,14 @@ class Vocabulary:
     model_max_length: int
     _backend: tokenizers.Tokenizer
     _lock: threading.RLock  # truncation and padding are states of the backend
+    _fast: Shortcut
 
     # ---- vocabulary
 
     @property
     def backend_tokenizer(self) -> tokenizers.Tokenizer:
+        """The backend itself. Whoever holds it may change it: from then on `tokenizers` alone encodes."""
+        self._fast.is_exposed = True
         return self._backend
 
     @property
@@ -130,6 +134,7 @@ class Vocabulary:
         listed = [new_tokens] if isinstance(new_tokens, (str, AddedToken)) else list(new_tokens)
         with self._lock:
             add = self._backend.add_special_tokens if special_tokens else self._backend.add_tokens
+            self._fast.forget()
             return add(listed)
 
     def add_special_tokens(
@@ -283,11 +288,17 @@ class Vocabulary:
         return text
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "_fast")}
+
+    def __copy__(self) -> Any:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)  # the backend is one, and so are its lock and what is known of it
+        return new
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.RLock()
+        self._fast = Shortcut()
 
     def __repr__(self) -> str:
         return (
