@@ -1,37 +1,56 @@
-"""Training against Hugging Face's Trainer: the same model and rows, each run in a process of its own, alternating.
+"""Training against Hugging Face's Trainer (+ peft): the same model and rows, each run a process of its own, in turn.
 
-    python bench/training.py MODEL [--rounds 3] [--steps 4] [--length 512] [--only full,mixed]
+    python bench/training.py --model SMOLLM2 --encoder MINILM --news ag_news_test.csv --sst2 sst2_train.tsv \\
+        [--peers PYTHON] [--cases full,mixed,lora,sst2] [--steps 3] [--rounds 1] [--dtypes float32,bfloat16]
 
-MODEL is a folder or GGUF file. Prints tokens/s (real tokens, medians over the rounds, the first step left out) and peak
-memory of the process, and their ratios. "full": 4 rows of 512 tokens; "mixed": 16 rows of up to 512 tokens, long-tailed
-as chat data is, with only the last third supervised.
+Prints tokens/s (sst2: samples/s) of the steps after the first, the process's peak memory, the share of this machine's
+float32 matrix-product peak that the work needs (padding and recomputation are not work), and ratios beside the targets.
+
+full: 4 rows of 512 tokens, every weight learns. mixed: 16 news texts a step, as long as they are. lora: rank 16 on all
+linear layers, 4 rows of 512. sst2: 32 sentences a step, a classifier on a BERT.
+Theirs has no checkpointing (it is faster), the fused AdamW, no logging. Ours computes blocks twice where its line says
+so. The first step, which is not measured, has short rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import random
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from typing import Any
 
-CASES = ("full", "mixed")
+
+@dataclass(frozen=True)
+class Case:
+    batch: int
+    unit: str
+    speed: float  # times theirs: the target
+    memory: float  # of theirs; 0: no target
 
 
-def make_rows(case: str, vocab: int, count: int, longest: int) -> list[dict[str, list[int]]]:
-    """Random ids: speed does not read them."""
-    chance = random.Random(1)
-    rows = []
-    for _ in range(count):
-        length = longest if case == "full" else min(longest, max(8, int(longest * chance.lognormvariate(-1.8, 0.9))))
-        ids = [chance.randrange(5, vocab) for _ in range(length)]
-        unsupervised = 0 if case == "full" else length * 2 // 3
-        rows.append({"input_ids": ids, "labels": [-100] * unsupervised + ids[unsupervised:]})
-    return rows
+CASES = {
+    "full": Case(4, "tokens", 1.8, 0.6),
+    "mixed": Case(16, "tokens", 3.0, 0.6),
+    "lora": Case(4, "tokens", 1.8, 0.0),
+    "sst2": Case(32, "samples", 2.0, 0.0),
+}
+# ours: what a line is called, and its arguments beside the defaults
+WAYS = {
+    ("full", "float32"): {"ours": {}},
+    ("full", "bfloat16"): {
+        "ours": {"bf16_update": "stochastic"},
+        "ours, blocks twice": {"bf16_update": "stochastic", "gradient_checkpointing": True},
+    },
+    ("mixed", "bfloat16"): {"ours": {"bf16_update": "stochastic", "gradient_checkpointing": True}},
+}
 
 
 class Clock:
@@ -49,91 +68,178 @@ class Clock:
         self.times.append(time.perf_counter())
 
 
-def run_ours(model_path: str, case: str, steps: int, batch: int, longest: int) -> dict[str, float]:
+def make_rows(given: argparse.Namespace, case: str, tokenizer: Any, count: int) -> list[dict[str, Any]]:
+    """Random ids where length is all that counts; else texts of the files, the first step's among them."""
+    chance = random.Random(1)
+    if case in ("full", "lora"):
+        return [{"input_ids": [chance.randrange(5, 40000) for _ in range(given.length)]} for _ in range(count)]
+    path = given.news if case == "mixed" else given.sst2
+    with open(path, encoding="utf-8", newline="") as file:
+        if case == "mixed":
+            texts = [(" ".join(row[1:]), 0) for row in csv.reader(file)]
+        else:
+            texts = [(line.split("\t")[0].strip(), int(line.split("\t")[1])) for line in file.readlines()[1:]]
+    chosen = chance.sample(texts, count)
+    encoded = tokenizer([text for text, _ in chosen], truncation=True, max_length=given.length)["input_ids"]
+    if case == "mixed":
+        return [{"input_ids": list(ids)} for ids in encoded]
+    return [{"input_ids": list(ids), "labels": label} for ids, (_, label) in zip(encoded, chosen, strict=True)]
+
+
+def pad(features: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch as Hugging Face's models take it."""
     import torch
 
-    from martlet import AutoModelForCausalLM
-    from martlet.training import Trainer, TrainingArguments
-
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.bfloat16)
-    rows, clock = make_rows(case, model.config.vocab_size, steps * batch, longest), Clock()
-    args = TrainingArguments(
-        f"/tmp/martlet-bench-{case}", per_device_train_batch_size=batch, max_steps=steps, learning_rate=1e-5,
-        save_strategy="no", bf16_update="stochastic", report_html=False, train_sampling_strategy="sequential",
-        disable_tqdm=True, gradient_checkpointing=True,
-    )  # fmt: skip
-    trainer = Trainer(model, args, train_dataset=rows, callbacks=[clock])
-    trainer.train()
-    return figures(clock, rows, batch)
+    width = max(len(each["input_ids"]) for each in features)
+    gaps = [width - len(each["input_ids"]) for each in features]
+    out: dict[str, Any] = {
+        "input_ids": [each["input_ids"] + [0] * gap for each, gap in zip(features, gaps, strict=True)],
+        "attention_mask": [[1] * (width - gap) + [0] * gap for gap in gaps],
+    }
+    if "labels" in features[0]:
+        out["labels"] = [each["labels"] for each in features]
+    else:
+        out["labels"] = [each["input_ids"] + [-100] * gap for each, gap in zip(features, gaps, strict=True)]
+    return {name: torch.tensor(value) for name, value in out.items()}
 
 
-def run_theirs(model_path: str, case: str, steps: int, batch: int, longest: int) -> dict[str, float]:
+def run(given: argparse.Namespace, case: str) -> dict[str, float]:
+    """One side's figures, in this process."""
     import torch
-    import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.bfloat16)
-    rows, clock = make_rows(case, model.config.vocab_size, steps * batch, longest), Clock()
+    options = json.loads(given.options)
+    shape = CASES[case]
+    name = given.encoder if case == "sst2" else given.model
+    if given.side == "ours":
+        import martlet as library
+        from martlet.training import LoraConfig, Trainer, TrainingArguments, get_peft_model
+    else:
+        import transformers as library
+        from peft import LoraConfig, get_peft_model
+        from transformers import Trainer, TrainingArguments
 
-    def collate(features: list[dict[str, list[int]]]) -> dict[str, Any]:
-        width = max(len(each["input_ids"]) for each in features)
-        out: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "attention_mask": []}
-        for each in features:
-            gap = width - len(each["input_ids"])
-            out["input_ids"].append(each["input_ids"] + [0] * gap)
-            out["labels"].append(each["labels"] + [-100] * gap)
-            out["attention_mask"].append([1] * len(each["input_ids"]) + [0] * gap)
-        return {name: torch.tensor(value) for name, value in out.items()}
-
-    args = transformers.TrainingArguments(
-        f"/tmp/hf-bench-{case}", per_device_train_batch_size=batch, max_steps=steps, learning_rate=1e-5,
-        save_strategy="no", report_to="none", train_sampling_strategy="sequential", use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
-    trainer = transformers.Trainer(model, args, data_collator=collate, train_dataset=rows, callbacks=[clock])
-    trainer.train()
-    return figures(clock, rows, batch)
-
-
-def figures(clock: Clock, rows: list[dict[str, list[int]]], batch: int) -> dict[str, float]:
-    """Tokens/s from the end of the first step on, and the peak of resident memory in MB."""
-    tokens = sum(len(row["input_ids"]) for row in rows[batch : batch * len(clock.times)])
+        options |= {"use_cpu": True, "report_to": "none"}
+    kind = library.AutoModelForSequenceClassification if case == "sst2" else library.AutoModelForCausalLM
+    labels = {"num_labels": 2} if case == "sst2" else {}
+    model: Any = kind.from_pretrained(name, dtype=getattr(torch, given.dtype), **labels)
+    if case == "lora":
+        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
+    if given.side == "ours":
+        options |= {"report_html": False}
+    rows = make_rows(given, case, library.AutoTokenizer.from_pretrained(name), (given.steps + 1) * shape.batch)
+    rows[: shape.batch] = [{**row, "input_ids": row["input_ids"][:32]} for row in rows[: shape.batch]]
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            folder, per_device_train_batch_size=shape.batch, max_steps=given.steps + 1, learning_rate=1e-5,
+            save_strategy="no", train_sampling_strategy="sequential", disable_tqdm=True, optim="adamw_torch_fused",
+            **options,
+        )  # fmt: skip
+        collate = {} if given.side == "ours" else {"data_collator": pad}
+        Trainer(model=model, args=args, train_dataset=rows, callbacks=[clock], **collate).train()
     seconds = clock.times[-1] - clock.times[0]
-    return {"tokens_s": tokens / seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    measured = rows[shape.batch :]
+    tokens = sum(len(row["input_ids"]) for row in measured)
+    return {
+        "rate": (tokens if shape.unit == "tokens" else len(measured)) / seconds,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "flops": flops_per_token(model, case) * tokens / seconds,
+        "padding": padding(measured, shape.batch),
+    }
+
+
+def flops_per_token(model: Any, case: str) -> float:
+    """2 a weight forward, 2 back through it, 2 for its own gradient if it learns; tables are looked up."""
+    total = 0
+    for name, each in model.named_parameters():
+        if each.ndim == 2 and (case != "sst2" or "embed" not in name):
+            total += each.numel() * (6 if each.requires_grad else 4)
+    return float(total)
+
+
+def padding(rows: list[dict[str, Any]], batch: int) -> float:
+    """The share of a padded batch's tokens that are padding."""
+    groups = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+    padded = sum(len(group) * max(len(row["input_ids"]) for row in group) for group in groups)
+    return 1 - sum(len(row["input_ids"]) for row in rows) / padded
+
+
+def peak_flops() -> float:
+    """FLOP/s of a float32 product of the size that such a model has, the best of five."""
+    import torch
+
+    one, two = torch.ones(2048, 576), torch.ones(1536, 576)
+    best = 0.0
+    for _ in range(5):
+        began = time.perf_counter()
+        torch.nn.functional.linear(one, two)
+        best = max(best, 2.0 * one.numel() * len(two) / (time.perf_counter() - began))
+    return best
+
+
+def measure(given: argparse.Namespace, case: str, dtype: str, side: str, options: dict[str, Any]) -> dict[str, float]:
+    """One run in a process of its own."""
+    words = [given.peers if side == "theirs" else sys.executable, __file__, "--side", side, "--cases", case]
+    steps = given.bf16_steps if side == "theirs" and dtype == "bfloat16" else given.steps
+    words += ["--dtypes", dtype, "--options", json.dumps(options), "--steps", str(steps), "--length", str(given.length)]
+    for name in ("model", "encoder", "news", "sst2"):
+        words += [f"--{name}", str(getattr(given, name))]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(given: argparse.Namespace, case: str, dtype: str, peak: float) -> None:
+    """Runs both sides in turn and prints their lines and ratios."""
+    shape = CASES[case]
+    ways = {"theirs": {}, **WAYS.get((case, dtype), {"ours": {}})}
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in ways}
+    for _ in range(given.rounds):
+        for side, options in ways.items():
+            found[side].append(measure(given, case, dtype, "theirs" if side == "theirs" else "ours", options))
+    middle = {
+        side: {name: statistics.median(each[name] for each in runs) for name in runs[0]} for side, runs in found.items()
+    }
+    theirs = middle["theirs"]
+    for side, each in middle.items():
+        line = f"{case:6} {dtype:9} {side:20} {each['rate']:9.1f} {shape.unit + '/s':10} {each['peak_mb']:7.0f}"
+        line += f" {each['flops'] / peak:7.0%}"
+        if side != "theirs":
+            memory = f"{shape.memory:g}" if shape.memory else "-"
+            line += f" {each['rate'] / theirs['rate']:7.2f} ({shape.speed:g})"
+            line += f" {each['peak_mb'] / theirs['peak_mb']:7.2f} ({memory})"
+        elif each["padding"]:
+            line += f"   {each['padding']:.0%} of its tokens are padding"
+        print(line, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--peer-model", help="the same model where transformers loads it, if MODEL is a GGUF file")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--model", required=True, help="a causal LM of Hugging Face's layout")
+    parser.add_argument("--encoder", help="a BERT of Hugging Face's layout, for sst2")
+    parser.add_argument("--news", help="a CSV whose columns after the first are text, for mixed")
+    parser.add_argument("--sst2", help="a TSV of sentence and label, for sst2")
+    parser.add_argument("--peers", default=sys.executable, help="a Python with transformers and peft")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=3, help="measured ones, after one more")
+    parser.add_argument("--bf16-steps", type=int, default=3, help="theirs in bfloat16, which some machines emulate")
     parser.add_argument("--length", type=int, default=512, help="tokens of the longest row")
-    parser.add_argument("--only", default=",".join(CASES))
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--options", default="{}", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
-        case = given.only
-        run = run_ours if given.side == "ours" else run_theirs
-        print(json.dumps(run(given.model, case, given.steps, 4 if case == "full" else 16, given.length)))
+        given.dtype = given.dtypes
+        print(json.dumps(run(given, given.cases)))
         return
-    print(f"{'case':8} {'side':8} {'tokens/s':>10} {'peak MB':>10}")
-    for case in given.only.split(","):
-        found: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
-        for _ in range(given.rounds):
-            for side, runs in found.items():
-                model = given.peer_model if side == "theirs" and given.peer_model else given.model
-                words = [sys.executable, __file__, model, "--side", side, "--only", case, "--steps", str(given.steps)]
-                words += ["--length", str(given.length)]
-                done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-                runs.append(json.loads(done.stdout.splitlines()[-1]))
-        middle = {
-            side: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-            for side, runs in found.items()
-        }
-        for side, each in middle.items():
-            print(f"{case:8} {side:8} {each['tokens_s']:10.1f} {each['peak_mb']:10.0f}")
-        ours, theirs = middle["ours"], middle["theirs"]
-        speed, memory = ours["tokens_s"] / theirs["tokens_s"], ours["peak_mb"] / theirs["peak_mb"]
-        print(f"{case:8} {'ratio':8} {speed:10.2f} {memory:10.2f}", flush=True)
+    peak = peak_flops()
+    print(f"float32 products reach {peak / 1e9:.0f} GFLOP/s here; a target stands in brackets behind its ratio")
+    heads = f"{'case':6} {'dtype':9} {'side':20} {'rate':>9} {'':10} {'peak MB':>7} {'of GEMM':>7}"
+    print(f"{heads} {'speed':>7} {'memory':>13}")
+    for case in given.cases.split(","):
+        for dtype in given.dtypes.split(","):
+            compare(given, case, dtype, peak)
 
 
 if __name__ == "__main__":

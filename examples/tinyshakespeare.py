@@ -18,7 +18,7 @@ def cut(ids: list[int]) -> list[dict[str, list[int]]]:
     return [{"input_ids": ids[start : start + CONTEXT + 1]} for start in range(0, len(ids) - 1, CONTEXT)]
 
 
-def main(text_file: str, output: str = "runs/tinyshakespeare", max_steps: int = 2500) -> float:
+def main(text_file: str, output: str = "runs/tinyshakespeare", max_steps: int = 4000) -> float:
     text = Path(text_file).read_text(encoding="utf-8")
     characters = sorted(set(text))
     ids = [characters.index(character) for character in text]
@@ -28,11 +28,11 @@ def main(text_file: str, output: str = "runs/tinyshakespeare", max_steps: int = 
         AutoConfig.for_model(
             "llama",
             vocab_size=len(characters),
-            hidden_size=160,
-            intermediate_size=432,
+            hidden_size=128,
+            intermediate_size=344,
             num_hidden_layers=4,
-            num_attention_heads=5,
-            num_key_value_heads=5,
+            num_attention_heads=4,
+            num_key_value_heads=4,
             max_position_embeddings=CONTEXT + 1,
             tie_word_embeddings=True,
         )
@@ -40,15 +40,16 @@ def main(text_file: str, output: str = "runs/tinyshakespeare", max_steps: int = 
     args = TrainingArguments(
         output,
         per_device_train_batch_size=8,
+        per_device_eval_batch_size=32,
         max_steps=max_steps,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         lr_scheduler_type="cosine",
         warmup_steps=100,
         weight_decay=0.1,
         adam_beta2=0.99,
         eval_strategy="steps",
-        eval_steps=500,
-        save_steps=500,
+        eval_steps=1000,
+        save_steps=250,
         save_total_limit=2,
         logging_steps=50,
         seed=1,

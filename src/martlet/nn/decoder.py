@@ -17,6 +17,7 @@ from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.attention import Attention
 from martlet.nn.cache import KVCache, RowCache
 from martlet.nn.draws import SampleDropout
+from martlet.nn.lean import gated_silu
 from martlet.nn.norm import build_norm
 from martlet.nn.outputs import CausalLMOutput, Fields, ModelOutput
 from martlet.nn.ragged import Padding, Ragged, find_padding, ragged_rows
@@ -81,7 +82,10 @@ class MLP(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         up = self.up_proj(x_TD)
-        mixed = self.activation(self.gate_proj(x_TD)) * up if self.gated else self.activation(up)
+        if self.activation is F.silu and self.gated:
+            mixed = gated_silu(self.gate_proj(x_TD), up)
+        else:
+            mixed = self.activation(self.gate_proj(x_TD)) * up if self.gated else self.activation(up)
         result: Tensor = self.down_proj(mixed)
         return result
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from martlet.arch import Arch, Norm
+from martlet.nn.lean import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -18,9 +19,8 @@ class RMSNorm(nn.Module):
         self.plus_one = arch.norm is Norm.RMS_PLUS_ONE
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
         weight = self.weight.float() + 1 if self.plus_one else self.weight.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * weight).to(x.dtype)
+        return rms_norm(x.float(), weight, self.eps).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
