@@ -19,12 +19,13 @@ $(VENV)/ready: pyproject.toml
 run: $(VENV)/ready  ## fetch a small real model once and read its answer
 	@model="$$($(BIN)/python tools/fetch.py smollm2 models)" && $(BIN)/martlet generate "$$model" "$(QUESTION)" --greedy
 
+# Files of tests side by side, each on one thread of torch: threads that outnumber the processors wait for each other.
 test: $(VENV)/ready  ## the whole suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/ready  ## format, lint, types, layers, fast tests
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests examples
+	$(BIN)/ruff check src tests examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow"
