@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import martlet
+from martlet import auto_named
 from martlet.errors import (
     ArgumentError,
     ConfigError,
@@ -340,3 +341,40 @@ def test_the_real_model_from_gguf_and_from_a_folder(smollm2_gguf, smollm2_folder
         torch.testing.assert_close(from_folder(ids).logits, theirs(ids).logits, atol=2e-3, rtol=1e-3)
         want = theirs.generate(ids, max_new_tokens=40, do_sample=False)
     assert torch.equal(from_folder.generate(ids, max_new_tokens=40, do_sample=False), want)
+
+
+@pytest.mark.parametrize("name", sorted(set(auto_named.names()) & set(dir(transformers))))
+def test_names_of_families_are_there(name):
+    found = getattr(martlet, name)
+    assert callable(found.from_pretrained)
+    if name.endswith("Config"):
+        assert found.model_type == getattr(transformers, name).model_type
+
+
+def test_a_family_by_its_name(tmp_path):
+    config = martlet.LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                                 num_attention_heads=2, num_key_value_heads=2)  # fmt: skip
+    assert isinstance(config, martlet.LlamaConfig) and not isinstance(config, martlet.Qwen2Config)
+    model = martlet.LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    again = martlet.LlamaForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    assert torch.equal(again(torch.tensor([[1, 2]])).logits, model(torch.tensor([[1, 2]])).logits)
+    assert isinstance(again, martlet.LlamaForCausalLM) and not isinstance(again, martlet.MistralForCausalLM)
+    assert not isinstance(again, martlet.LlamaForSequenceClassification) and not isinstance(3, martlet.LlamaModel)
+    reference = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(again(torch.tensor([[1, 2]])).logits, reference(torch.tensor([[1, 2]])).logits)
+    classifier = martlet.LlamaForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
+    assert isinstance(classifier, martlet.LlamaForSequenceClassification) and classifier.config.num_labels == 3
+    with pytest.raises(
+        ArgumentError, match=r"GPT2LMHeadModel: is for the family 'gpt2'; found a checkpoint of 'llama'"
+    ):
+        martlet.GPT2LMHeadModel.from_pretrained(tmp_path)
+    with pytest.raises(ArgumentError, match=r"Qwen2Config: is for the family 'qwen2'"):
+        martlet.Qwen2Config.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["T5ForConditionalGeneration", "BloomModel", "LlamaForMaskedLM", "Gemma3Config", "model"]
+)
+def test_names_of_what_is_not_there(name):
+    assert not hasattr(martlet, name)

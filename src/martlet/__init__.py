@@ -70,9 +70,31 @@ _ROOMS = {
     "TrainingArguments": "training",
     "TypicalLogitsWarper": "generation",
     "default_data_collator": "datasets",
+    "get_constant_schedule": "training",
+    "get_constant_schedule_with_warmup": "training",
+    "get_cosine_schedule_with_warmup": "training",
+    "get_cosine_with_hard_restarts_schedule_with_warmup": "training",
+    "get_inverse_sqrt_schedule": "training",
+    "get_linear_schedule_with_warmup": "training",
+    "get_polynomial_decay_schedule_with_warmup": "training",
+    "get_scheduler": "training",
     "pipeline": "pipelines",
     "set_seed": "generation",
 }
+
+# What the names of a family's classes end with: LlamaForCausalLM, GPT2Tokenizer, BertConfig (auto_named.py has them).
+_OF_FAMILIES = (
+    "Answering",
+    "CausalLM",
+    "Choice",
+    "Classification",
+    "Config",
+    "LMHeadModel",
+    "MaskedLM",
+    "Model",
+    "Tokenizer",
+    "TokenizerFast",
+)
 
 __all__ = ["__version__", *sorted(_ROOMS)]
 
@@ -138,15 +160,30 @@ if TYPE_CHECKING:
     from martlet.training.arguments import TrainingArguments
     from martlet.training.callbacks import EarlyStoppingCallback, TrainerCallback
     from martlet.training.outputs import EvalPrediction
+    from martlet.training.schedules import (
+        get_constant_schedule,
+        get_constant_schedule_with_warmup,
+        get_cosine_schedule_with_warmup,
+        get_cosine_with_hard_restarts_schedule_with_warmup,
+        get_inverse_sqrt_schedule,
+        get_linear_schedule_with_warmup,
+        get_polynomial_decay_schedule_with_warmup,
+        get_scheduler,
+    )
     from martlet.training.seq2seq import Seq2SeqTrainer, Seq2SeqTrainingArguments
     from martlet.training.state import TrainerControl, TrainerState
     from martlet.training.trainer import Trainer
 
 
+def _named(name: str) -> Any:
+    return import_module("martlet.auto_named").find(name)
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name in _ROOMS:
+        value = getattr(import_module(f"martlet.{_ROOMS[name]}"), name)
+    elif not (name[:1].isupper() and name.endswith(_OF_FAMILIES)) or (value := _named(name)) is None:
         raise AttributeError(f"module 'martlet' has no attribute {name!r}")
-    value = getattr(import_module(f"martlet.{_ROOMS[name]}"), name)
     globals()[name] = value
     return value
 

@@ -327,3 +327,9 @@ def test_it_reads_as_hugging_faces_does():
         config.colour  # noqa: B018
     with pytest.raises(ArgumentError, match="there is no field 'colour'"):
         config.colour = 1
+
+
+def test_every_field_of_hugging_faces_can_be_read():
+    theirs, ours = transformers.GenerationConfig(), GenerationConfig()
+    unset = {name for name in vars(theirs) if not name.startswith("_") and getattr(ours, name) is None}
+    assert {"penalty_alpha", "num_beam_groups", "constraints", "watermarking_config", "token_healing"} <= unset

@@ -73,6 +73,8 @@ class GenerationConfig:
             return list(value) if isinstance(value, list) else value
         if name in METADATA and "_metadata" in self.__dict__:
             return self._metadata.get(name)
+        if name in UNSUPPORTED:
+            return None
         raise AttributeError(f"GenerationConfig has no field {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -27,7 +27,15 @@ _FILES = {
     "TrainerState": "state",
     "TrainingArguments": "arguments",
     "default_data_collator": "martlet.datasets.collators",
+    "get_constant_schedule": "schedules",
+    "get_constant_schedule_with_warmup": "schedules",
+    "get_cosine_schedule_with_warmup": "schedules",
+    "get_cosine_with_hard_restarts_schedule_with_warmup": "schedules",
+    "get_inverse_sqrt_schedule": "schedules",
+    "get_linear_schedule_with_warmup": "schedules",
     "get_peft_model": "peft",
+    "get_polynomial_decay_schedule_with_warmup": "schedules",
+    "get_scheduler": "schedules",
     "prepare_model_for_kbit_training": "peft",
 }
 
@@ -52,6 +60,16 @@ if TYPE_CHECKING:
         TaskType,
         get_peft_model,
         prepare_model_for_kbit_training,
+    )
+    from martlet.training.schedules import (
+        get_constant_schedule,
+        get_constant_schedule_with_warmup,
+        get_cosine_schedule_with_warmup,
+        get_cosine_with_hard_restarts_schedule_with_warmup,
+        get_inverse_sqrt_schedule,
+        get_linear_schedule_with_warmup,
+        get_polynomial_decay_schedule_with_warmup,
+        get_scheduler,
     )
     from martlet.training.seq2seq import Seq2SeqTrainer, Seq2SeqTrainingArguments
     from martlet.training.state import TrainerControl, TrainerState

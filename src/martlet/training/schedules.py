@@ -14,8 +14,98 @@ from martlet.errors import ArgumentError
 Factor = Callable[[int], float]
 
 
+def get_scheduler(
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: dict[str, Any] | None = None,
+) -> LambdaLR | ReduceLROnPlateau:
+    """The schedule of that name, for loops of one's own.
+
+    ArgumentError for a name or an option that there is not, and for steps that the schedule needs and does not get.
+    """
+    name = str(getattr(name, "value", name))
+    if name != "reduce_lr_on_plateau" and name not in _FACTORS:
+        raise ArgumentError("get_scheduler", f"must name one of {', '.join(_FACTORS)}", found=repr(name))
+    if num_warmup_steps is None and name not in ("constant", "reduce_lr_on_plateau"):
+        raise ArgumentError("num_warmup_steps", f"is needed for {name!r}", found="None")
+    if num_training_steps is None and name not in _ENDLESS:
+        raise ArgumentError("num_training_steps", f"is needed for {name!r}", found="None")
+    options = dict(scheduler_specific_kwargs or {})
+    return build_schedule(name, optimizer, num_warmup_steps or 0, num_training_steps or 0, options)
+
+
+def get_constant_schedule(optimizer: torch.optim.Optimizer, last_epoch: int = -1) -> Any:
+    """The rate as it is."""
+    return build_schedule("constant", optimizer, 0, 0, {}, last_epoch)
+
+
+def get_constant_schedule_with_warmup(
+    optimizer: torch.optim.Optimizer, num_warmup_steps: int, last_epoch: int = -1
+) -> Any:
+    """The rate as it is, after `num_warmup_steps` of rising to it."""
+    return build_schedule("constant_with_warmup", optimizer, num_warmup_steps, 0, {}, last_epoch)
+
+
+def get_linear_schedule_with_warmup(
+    optimizer: torch.optim.Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
+) -> Any:
+    """Rising to the rate, then falling to 0 in a line."""
+    return build_schedule("linear", optimizer, num_warmup_steps, num_training_steps, {}, last_epoch)
+
+
+def get_cosine_schedule_with_warmup(
+    optimizer: torch.optim.Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    num_cycles: float = 0.5,
+    last_epoch: int = -1,
+) -> Any:
+    """Rising to the rate, then `num_cycles` waves of a cosine: the default falls to 0 once."""
+    options = {"num_cycles": num_cycles}
+    return build_schedule("cosine", optimizer, num_warmup_steps, num_training_steps, options, last_epoch)
+
+
+def get_cosine_with_hard_restarts_schedule_with_warmup(
+    optimizer: torch.optim.Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    num_cycles: int = 1,
+    last_epoch: int = -1,
+) -> Any:
+    """Rising to the rate, then `num_cycles` falls to 0, each from the top."""
+    options = {"num_cycles": num_cycles}
+    return build_schedule("cosine_with_restarts", optimizer, num_warmup_steps, num_training_steps, options, last_epoch)
+
+
+def get_polynomial_decay_schedule_with_warmup(
+    optimizer: torch.optim.Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    lr_end: float = 1e-7,
+    power: float = 1.0,
+    last_epoch: int = -1,
+) -> Any:
+    """Rising to the rate, then falling to `lr_end` by a power of what is left."""
+    options = {"lr_end": lr_end, "power": power}
+    return build_schedule("polynomial", optimizer, num_warmup_steps, num_training_steps, options, last_epoch)
+
+
+def get_inverse_sqrt_schedule(
+    optimizer: torch.optim.Optimizer, num_warmup_steps: int, timescale: int | None = None, last_epoch: int = -1
+) -> Any:
+    """Rising to the rate, then falling by the root of the steps (Zhai et al. 2021)."""
+    return build_schedule("inverse_sqrt", optimizer, num_warmup_steps, 0, {"timescale": timescale}, last_epoch)
+
+
 def build_schedule(
-    name: str, optimizer: torch.optim.Optimizer, warmup: int, total: int, options: dict[str, Any]
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    warmup: int,
+    total: int,
+    options: dict[str, Any],
+    last_epoch: int = -1,
 ) -> LambdaLR | ReduceLROnPlateau:
     """The schedule `name` over `total` steps, the first `warmup` of them rising. ArgumentError for unknown options."""
     if name == "reduce_lr_on_plateau":
@@ -28,7 +118,7 @@ def build_schedule(
     factor = _FACTORS[name](warmup, total, peak, options)
     if options:
         raise ArgumentError("lr_scheduler_kwargs", f"the schedule {name!r} does not take it", found=sorted(options))
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor, last_epoch)
 
 
 def _warmed(warmup: int, after: Factor) -> Factor:
@@ -168,3 +258,4 @@ _FACTORS: dict[str, Callable[[int, int, float, dict[str, Any]], Factor]] = {
     "cosine_warmup_with_min_lr": _cosine_warmup_with_min_lr,
     "warmup_stable_decay": _stable,
 }
+_ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau")
