@@ -14,7 +14,7 @@ MartletError
 ├── TokenizerError (ValueError)             a tokenizer that is damaged, ambiguous or missing
 │   └── ChatTemplateError
 ├── HubError (OSError)                      files that cannot be had
-│   ├── OfflineError                        ... because the network is not to be used
+│   ├── OfflineError (ConnectionError)      ... because the network is not to be used
 │   └── DatasetNotFoundError (FileNotFoundError)   data files, or a dataset, that are not there
 ├── SaveError (OSError)                     files that cannot be written; what was there before is intact
 ├── DeviceError (ValueError)                a device that this machine does not have
@@ -105,7 +105,7 @@ class ChatTemplateError(TokenizerError): ...
 class HubError(MartletError, OSError): ...
 
 
-class OfflineError(HubError): ...
+class OfflineError(HubError, ConnectionError): ...
 
 
 class DatasetNotFoundError(HubError, FileNotFoundError): ...

@@ -54,7 +54,7 @@ _MODULES = {
     "list_datasets": "hub",
     "load_dataset": "load",
     "load_from_disk": "saving",
-    "split_dataset_by_node": "iterable",
+    "split_dataset_by_node": "distributed",
 }
 
 __all__ = sorted(_MODULES)
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from martlet.datasets.combine import concatenate_datasets, interleave_datasets
     from martlet.datasets.dataset import Dataset
     from martlet.datasets.dataset_dict import DatasetDict
+    from martlet.datasets.distributed import split_dataset_by_node
     from martlet.datasets.features import (
         Array2D,
         Array3D,
@@ -99,7 +100,7 @@ if TYPE_CHECKING:
         list_datasets,
     )
     from martlet.datasets.info import DatasetInfo
-    from martlet.datasets.iterable import IterableDataset, split_dataset_by_node
+    from martlet.datasets.iterable import IterableDataset
     from martlet.datasets.iterable_dict import IterableDatasetDict
     from martlet.datasets.load import load_dataset
     from martlet.datasets.progress import disable_progress_bars, enable_progress_bars

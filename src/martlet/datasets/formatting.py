@@ -57,6 +57,7 @@ def make_format(
         known = sorted(name for name in ALIASES if name)
         raise ArgumentError("format", f"the types are {', '.join(known)}", found=repr(type))
     kind = ALIASES[type]
+    options = {**options.pop("format_kwargs", {}), **options}  # ds.format spells them so
     transform = options.pop("transform", None)
     if kind == "custom" and not callable(transform):
         raise ArgumentError("format", 'type "custom" needs transform=, a function', found=transform)

@@ -39,17 +39,23 @@ def in_repository(
     if any(infer_kind(group) is not None for group in files.values()):
         return found_of(path.rpartition("/")[2], config, files, num_proc, options, path)
     if revision is not None or config.data_files is not None:
-        raise DatasetNotFoundError(
-            path, "holds no data files of a known format", found=", ".join(names[:8]) or "no files"
-        )
+        raise DatasetNotFoundError(path, "holds no data files of a known format", found=_few(names))
     return _from_parquet_branch(path, name, token, cache_dir, num_proc, options, streaming, names)
 
 
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) or "no files"
+
+
 def _opened(path: str, revision: str | None, token: bool | str | None, cache_dir: Any) -> Snapshot:
+    from huggingface_hub import constants
+
     hub_cache = os.path.join(cache_dir, "hub") if cache_dir is not None else None
     try:
         snapshot = open_snapshot(path, revision=revision, token=token, cache_dir=hub_cache, kind="dataset")
-        snapshot.list()
+        if not snapshot.list() and constants.HF_HUB_OFFLINE:
+            rule = "is in no cache, and the network is not to be used"
+            raise OfflineError(path, rule, remedy="Unset HF_HUB_OFFLINE to fetch it.")
         return snapshot
     except OfflineError:
         raise
@@ -103,9 +109,12 @@ def _from_parquet_branch(
         snapshot = _opened(path, PARQUET_BRANCH, token, cache_dir)
         made = snapshot.list()
         if not _parquet_configs(made):
-            raise DatasetNotFoundError(path, "has no Parquet of the Hub's", found=", ".join(made[:8]) or "no files")
+            raise DatasetNotFoundError(path, "has no Parquet of the Hub's", found=_few(made))
+    except OfflineError as problem:
+        remedy = "Unset HF_HUB_OFFLINE to ask the Hub for its Parquet."
+        raise OfflineError(path, "holds no data files that are cached", found=_few(names), remedy=remedy) from problem
     except HubError as problem:
-        found = ", ".join(names[:8]) or "no files"
+        found = _few(names)
         raise DatasetNotFoundError(
             path, "holds no data files, and the Hub has made no Parquet of it", found=found
         ) from problem

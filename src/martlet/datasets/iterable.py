@@ -12,12 +12,12 @@ from martlet.datasets import exporting
 from martlet.datasets.arguments import verb
 from martlet.datasets.column import IterableColumn
 from martlet.datasets.features import Features, List, changed
-from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, make_format
+from martlet.datasets.formatting import PLAIN, Format, format_table, make_format
 from martlet.datasets.info import DatasetInfo
 from martlet.datasets.streams import making
-from martlet.datasets.streams.blocks import Blocks, encoded
-from martlet.datasets.streams.calling import caller, of_batch, of_row, without
-from martlet.datasets.streams.node import Context, Node, Numbered, Row, Run
+from martlet.datasets.streams.blocks import Blocks
+from martlet.datasets.streams.calling import Shaped, caller, of_batch, of_row, shaped, without
+from martlet.datasets.streams.node import Context, Node, Numbered, Row, Run, Strided
 from martlet.datasets.streams.numbered import Again, Applied, Lists, Part
 from martlet.datasets.streams.numbered import Columns as ColumnsStep
 from martlet.datasets.streams.unnumbered import Batched, Columns, Filtered, Gathered, Grouped, Limited, Repeated
@@ -40,7 +40,7 @@ class IterableDataset:
     def __init__(self, node: Node, *, split: str | None = None, info: DatasetInfo | None = None) -> None:
         self._node, self._split, self._form = node, split, PLAIN
         self._info = info if info is not None else DatasetInfo(features=node.features)
-        self._rank, self._world = 0, 1
+        self._rank, self._world, self._strategy = 0, 1, "auto"
         self._epoch: Any = 0
         self._resume: dict[str, Any] | None = None
         self._run: Run | None = None
@@ -116,6 +116,8 @@ class IterableDataset:
     @property
     def num_shards(self) -> int:
         """Files, or parts, that can be read on their own; of a rank, its own."""
+        if self._strategy == "examples":
+            return self._node.num_shards
         return max(1, len(range(self._rank, self._node.num_shards, self._world)))
 
     @property
@@ -155,7 +157,10 @@ class IterableDataset:
                     remedy="Go on with as many workers and ranks.",
                 )
             state = resume["run"]
-        self._run = self._node.run(state, self._context)
+        if self._strategy == "examples" and count > 1 and self._node.num_rows is None:
+            self._run = Strided(self._node, state, self._context)
+        else:
+            self._run = self._node.run(state, self._context)
         return self._run
 
     def __iter__(self) -> Iterator[Any]:
@@ -164,7 +169,7 @@ class IterableDataset:
             yield from run
             return
         for row in run:
-            yield self._formatted([row], is_one=True)
+            yield shaped([row], self.features, self._form, True)
 
     def iter(self, batch_size: int, drop_last_batch: bool = False) -> Iterator[Any]:
         """Batches: columns of lists, or in the format that was set."""
@@ -181,15 +186,7 @@ class IterableDataset:
             lists = run.lists(batch_size)
             if lists is None or (drop_last_batch and len(next(iter(lists.values()), [])) < batch_size):
                 return
-            yield lists if self._form.kind is None else self._formatted(lists)
-
-    def _formatted(self, rows: list[Row] | Columns, is_one: bool = False) -> Any:
-        if self._form.kind == "custom" and self._form.transform is not None:
-            columns = {name: [row[name] for row in rows] for name in rows[0]} if isinstance(rows, list) else rows
-            made = self._form.transform(columns)
-            return {name: values[0] for name, values in made.items()} if is_one else made
-        table, features = encoded(rows, self.features)
-        return (format_row if is_one else format_table)(table, features, self._form)
+            yield lists if self._form.kind is None else shaped(lists, self.features, self._form, False)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next row comes from: JSON, of a size that the number of rows does not change."""
@@ -232,7 +229,7 @@ class IterableDataset:
         fn_kwargs: dict[str, Any] | None = None,
     ) -> IterableDataset:
         """A function of each row (or of batches of columns), whose result is put over the row. Runs when iterated."""
-        call = caller(function, with_indices, input_columns, fn_kwargs)
+        call = self._called(function, with_indices, input_columns, fn_kwargs, batched)
         removed = [remove_columns] if isinstance(remove_columns, str) else list(remove_columns or [])
         made = Features(features) if features is not None else None
         if batched:
@@ -242,6 +239,15 @@ class IterableDataset:
         else:
             step = Applied(self._node, of_row(call, removed, made), made, with_indices)
         return self._like(step)
+
+    def _called(
+        self, function: Any, with_indices: bool, input_columns: Any, fn_kwargs: Any, batched: bool
+    ) -> Callable[[Any, Any], Any]:
+        """The function as one of a row (or columns) and its number, called with the format's objects."""
+        call = caller(function, with_indices, input_columns, fn_kwargs)
+        if function is None or self._form.kind is None:
+            return call
+        return Shaped(call, self._form, self.features, not batched)
 
     @verb
     def filter(
@@ -254,7 +260,7 @@ class IterableDataset:
         fn_kwargs: dict[str, Any] | None = None,
     ) -> IterableDataset:
         """The rows for which the function is true."""
-        call = caller(function, with_indices, input_columns, fn_kwargs)
+        call = self._called(function, with_indices, input_columns, fn_kwargs, batched)
         if not batched:
             return self._like(Filtered(self._node, lambda row, number: bool(call(row, number)), with_indices))
 
@@ -531,7 +537,8 @@ def concatenate_iterables(
     """Rows one stream after the other (axis 0), or columns side by side (axis 1)."""
     from martlet.datasets.streams.combining import concatenated
 
-    return IterableDataset(concatenated([dataset._node for dataset in dsets], axis), split=split, info=info)
+    node = concatenated([dataset._node for dataset in dsets], axis)
+    return _shared(IterableDataset(node, split=split, info=info), dsets)
 
 
 def interleave_iterables(
@@ -547,18 +554,16 @@ def interleave_iterables(
     from martlet.datasets.streams.combining import interleaved
 
     node = interleaved([dataset._node for dataset in dsets], probabilities, seed, stopping_strategy)
-    return IterableDataset(node, split=split, info=info)
+    return _shared(IterableDataset(node, split=split, info=info), dsets)
 
 
-@verb
-def split_dataset_by_node(dataset: Any, rank: int, world_size: int) -> Any:
-    """The rank's rows: of a stream every `world_size`-th of its one order (or whole files), of a Dataset a shard."""
-    if not 0 <= rank < world_size:
-        raise ArgumentError("rank", f"must be 0 to {world_size - 1}", found=rank)
-    if not isinstance(dataset, IterableDataset):
-        return dataset.shard(num_shards=world_size, index=rank, contiguous=True)
-    new = dataset._like(dataset._node)
-    new._rank, new._world = dataset._rank + dataset._world * rank, dataset._world * world_size
+def _shared(new: IterableDataset, dsets: Sequence[IterableDataset]) -> IterableDataset:
+    """The stream as the share of the rank that all it is made of are."""
+    shares = {(dataset._rank, dataset._world, dataset._strategy) for dataset in dsets}
+    if len(shares) > 1:
+        rule = "streams put together must be identically split_by_node, or not at all"
+        raise ArgumentError("streams", rule, found=f"{len(shares)} ways", remedy="Split what they are put together to.")
+    new._rank, new._world, new._strategy = shares.pop()
     return new
 
 

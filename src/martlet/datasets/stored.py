@@ -88,9 +88,10 @@ class Stored:
         new = list(renamed or names)
         features = Features({to: self.features[name] for name, to in zip(names, new, strict=True)})
         table = self.table.select(list(names)).rename_columns(new)
-        return Stored(
-            described(table, features), features, self.files, self._derived("columns", names, new), self.owner
-        )
+        key, known = self._derived("columns", names, new), self.table.column_names
+        # the files know the columns by the names they had there
+        origin = None if self.origin is None else tuple(self.origin[known.index(name)] for name in names)
+        return Stored(described(table, features), features, self.files, key, self.owner, origin)
 
     def with_features(self, features: Features) -> Stored:
         """The same storage, understood otherwise."""

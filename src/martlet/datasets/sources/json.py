@@ -119,6 +119,8 @@ class Json(Source):
             lines.append(line)
         if bad:
             return self._parse(file, Block(b"\n".join(lines), block.offset))
+        if names := _texts(rows, self.types):
+            return self._as_texts(rows, names)
         paths = mixed_paths(rows)
         if paths and self.on_mixed_types and not set(paths) <= set(self.json_paths):
             raise Restart({}, f"{_spelled(paths)}: values of different types", paths)
@@ -129,6 +131,16 @@ class Json(Source):
             if pa.types.is_string(kind) and any(isinstance(row.get(name), (int, float)) for row in rows):
                 return self._as_text(rows, name)
         raise broken(file, f"{problem} (rows of the block at line {line_number(file, block.offset)})")
+
+    def _as_texts(self, rows: list[dict[str, Any]], names: list[str]) -> pa.Table:
+        """Columns of numbers that the file spells as texts, as texts: they are cast where rows get their features."""
+
+        def text(value: Any) -> Any:
+            return value if value is None or isinstance(value, str) else json.dumps(value)
+
+        plain = {name: kind for name, kind in self.types.items() if name not in names}
+        texts = [{**row, **{name: text(row.get(name)) for name in names}} for row in rows]
+        return _arrow(_dumped(texts), {**plain, **dict.fromkeys(names, pa.string())})
 
     def _as_text(self, rows: list[dict[str, Any]], name: str) -> pa.Table:
         texts = [
@@ -223,6 +235,12 @@ def _by_python(rows: list[dict[str, Any]], types: dict[str, pa.DataType]) -> pa.
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         return None
     return pa.table(columns)
+
+
+def _texts(rows: list[dict[str, Any]], types: dict[str, pa.DataType]) -> list[str]:
+    """Columns that are to be numbers, and hold texts."""
+    numbers = [name for name, kind in types.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
+    return [name for name in numbers if any(isinstance(row.get(name), str) for row in rows)]
 
 
 def _dumped(rows: list[dict[str, Any]]) -> bytes:

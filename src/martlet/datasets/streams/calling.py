@@ -1,15 +1,19 @@
-"""A user's function of rows or batches as a step of a stream calls it: columns named, indices, coroutines awaited."""
+"""A user's function as a step of a stream calls it: columns named, in a format, with indices, coroutines awaited."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from martlet.datasets.features import Features
+from martlet.datasets.formatting import Format, format_row, format_table
+from martlet.datasets.outputs import columns_of
+from martlet.datasets.streams.blocks import encoded
 from martlet.datasets.streams.node import Row
 from martlet.datasets.streams.unnumbered import Columns
 from martlet.errors import ArgumentError, DatasetError
@@ -37,11 +41,40 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
+@dataclass(frozen=True)
+class Shaped:
+    """A call that gets its row, or its columns, in the format that was set on the stream."""
+
+    call: Callable[[Any, Any], Any]
+    form: Format
+    features: Features | None
+    is_row: bool
+
+    def __call__(self, value: Any, number: Any) -> Any:
+        """Calls it."""
+        return self.call(shaped([value] if self.is_row else value, self.features, self.form, self.is_row), number)
+
+
+def shaped(rows: list[Row] | Columns, features: Features | None, form: Format, is_row: bool) -> Any:
+    """Rows or columns of Python objects in a format; with `is_row` the one row."""
+    if form.kind == "custom" and form.transform is not None:
+        columns = {name: [row[name] for row in rows] for name in rows[0]} if isinstance(rows, list) else rows
+        made = form.transform(columns)
+        return {name: values[0] for name, values in made.items()} if is_row else made
+    table, known = encoded(rows, features)
+    return (format_row if is_row else format_table)(table, known, form)
+
+
 def of_row(call: Callable[[Any, Any], Any], removed: list[str], features: Features | None) -> Callable[[Row, int], Row]:
     def applied(row: Row, number: int) -> Row:
         made = call(dict(row), number)
         if made is None:
             made = row
+        if not isinstance(made, Mapping) and hasattr(made, "columns"):  # of a stream of tables
+            columns = columns_of(made, "map") or {}
+            if any(len(values) != 1 for values in columns.values()):
+                raise DatasetError("map", "a function of a row must return one row", found="a table of others")
+            row, made = {}, {name: _listed(values)[0] for name, values in columns.items() if name not in removed}
         if not isinstance(made, Mapping):
             raise DatasetError(
                 "map", "a function of a row must return a dict or None", found=f"a {type(made).__name__}"
@@ -55,13 +88,18 @@ def of_row(call: Callable[[Any, Any], Any], removed: list[str], features: Featur
 def of_batch(
     call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
 ) -> Callable[[Columns, int], Columns]:
+    # a function of tables returns the whole rows, one of columns returns what is new in them
+    is_of_tables = isinstance(call, Shaped) and call.form.kind in ("arrow", "pandas", "polars")
+
     def applied(columns: Columns, first: int) -> Columns:
         size = len(next(iter(columns.values()), []))
         made = call(dict(columns), list(range(first, first + size)))
         if made is None:
             made = columns
-        if isinstance(made, pa.Table):
-            made = made.to_pydict()
+        if not isinstance(made, Mapping) and hasattr(made, "columns"):
+            tables = columns_of(made, "map") or {}
+            columns = {} if is_of_tables else columns
+            made = {name: _listed(v) for name, v in tables.items() if not (is_of_tables and name in removed)}
         if not isinstance(made, Mapping):
             rule = "a function of a batch must return columns or None"
             raise DatasetError("map", rule, found=f"a {type(made).__name__}")
@@ -79,6 +117,10 @@ def of_batch(
         return features.decode_batch(features.encode_batch(new)) if features is not None else new
 
     return applied
+
+
+def _listed(values: Any) -> list[Any]:
+    return values.to_pylist() if isinstance(values, pa.ChunkedArray | pa.Array) else list(values)
 
 
 def without(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -223,7 +223,7 @@ class Sharded(Node):
 
     @property
     def num_shards(self) -> int:
-        return max(1, self._child.num_shards // self._count)
+        return max(1, len(range(self._index, self._child.num_shards, self._count)))
 
     def run(self, state: Any, context: Context) -> Run:
         index = self._index + self._count * context.index
