@@ -106,6 +106,23 @@ def test_a_model_that_we_do_not_have(refused, edited):
         assert "none of it was run" in line
 
 
+@pytest.mark.parametrize("classes", [True, "LlamaForCausalLM", [["LlamaForCausalLM"]], 1])
+def test_classes_that_are_no_list_of_names(refused, edited, classes):
+    config = json.loads((edited / "config.json").read_text())
+    (edited / "config.json").write_text(json.dumps({**config, "architectures": classes}))
+    for command in ("inspect", "generate"):
+        assert "architectures must be a list of class names" in refused(command, edited, stdin="x")
+
+
+@pytest.mark.parametrize("auto_map", [["tokens.Tokens", None], "tokens.Tokens", 1])
+def test_code_named_in_other_spellings(martlet, edited, auto_map):
+    for name, kind in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        config = json.loads((edited / name).read_text())
+        (edited / name).write_text(json.dumps({**config, "auto_map": auto_map}))
+        done = martlet("inspect", edited, "--json")
+        assert json.loads(done.stdout)["remote_code"]["named"][kind] == auto_map, done.stderr
+
+
 def test_damaged_files(refused, edited):
     config = (edited / "config.json").read_text()
     (edited / "config.json").write_text(config[: len(config) // 2])

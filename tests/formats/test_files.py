@@ -254,3 +254,22 @@ def test_json_that_cannot_be_had_or_is_too_large(tmp_path, monkeypatch):
 
 def test_limits_were_set_only_in_other_processes():
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1 << 20
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(r'{"a": ["\ud83d\ude00"]}')
+    assert read_json(path) == {"a": ["\U0001f600"]}
+    for text in (r'{"a": ["x\uD83D"]}', r'{"\udc00": 1}'):
+        path.write_text(text)
+        with pytest.raises(JsonError, match="must hold Unicode text"):
+            read_json(path)
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(SaveError, match="not a file"), write_aside(path):
+        pass
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]

@@ -99,3 +99,41 @@ def test_templates(tokenizer, template):
     with pytest.raises(ChatTemplateError) as caught:
         tokenizer.apply_chat_template([{"role": "user", "content": "x"}], chat_template=template, tokenize=False)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('{"pad_token": "\\ud800"}', "must hold Unicode text; found .ud800, half of a surrogate pair"),
+        ('{"model_max_length": NaN}', "model_max_length must be a number; found nan"),
+        ('{"model_max_length": -Infinity}', "model_max_length must be a number; found -inf"),
+    ],
+)
+def test_configs_that_lie(folder, tmp_path, config, said):
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(TokenizerError, match=said):
+        martlet.AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_post_processor_that_adds_what_has_no_id(folder, tmp_path):
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+        "special_tokens": {},
+    }
+    for processor in (template, {"type": "Sequence", "processors": [template]}):
+        data = {**json.loads((folder / "tokenizer.json").read_text()), "post_processor": processor}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+        with pytest.raises(TokenizerError, match="its post_processor adds '</s>', to which it gives no id"):
+            martlet.AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_ids_too_sparse_to_be_written(folder, tmp_path):
+    data = json.loads((folder / "tokenizer.json").read_text())
+    data["model"]["vocab"]["far"] = 2**31
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    tokenizer = martlet.AutoTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(TokenizerError, match=r"'far': has an id that is too large among 27 tokens; found 2147483648"):
+        tokenizer.save_pretrained(tmp_path / "out")

@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it can be closed from the start
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         # The interpreter flushes once more as it ends, which must not fail again.

@@ -206,13 +206,20 @@ def kv_cache_facts(arch: Arch) -> dict[str, dict[str, int]]:
 
 def remote_code(checkpoint: Checkpoint) -> dict[str, Any]:
     """Which code of its own the checkpoint names. None of it is ever run."""
-    named = dict(checkpoint.config.get("auto_map") or {})
+    named = _mapped(checkpoint.config.get("auto_map"), "AutoConfig")
     if checkpoint.gguf is None and (path := checkpoint.snapshot.file("tokenizer_config.json")) is not None:
         try:
-            named |= read_json(path).get("auto_map") or {}
+            named |= _mapped(read_json(path).get("auto_map"), "AutoTokenizer")
         except JsonError:  # told as the tokenizer's problem
             return {"named": named, "run": False}
     return {"named": named, "run": False}
+
+
+def _mapped(auto_map: Any, kind: str) -> dict[str, Any]:
+    """An auto_map as a table; older tokenizers wrote its classes alone."""
+    if isinstance(auto_map, dict):
+        return dict(auto_map)
+    return {kind: auto_map} if auto_map else {}
 
 
 def _format(path: Path) -> str:

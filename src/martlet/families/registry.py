@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from martlet.arch import Activation, Arch, Head, Parts, Reads, Task
-from martlet.errors import UnknownFamilyError, UnsupportedError
+from martlet.errors import ConfigError, UnknownFamilyError, UnsupportedError
 from martlet.families.reader import Reader, is_number
 from martlet.formats.tensors import TensorSource
 from martlet.weights import Rule, drop, rename
@@ -159,7 +159,7 @@ class Family:
 
     def parts_of(self, config: Mapping[str, Any], arch: Arch, num_labels: int) -> Parts:
         """What the class under "architectures" has; without one we know, a causal model or an encoder's base."""
-        named = config.get("architectures") or ()
+        named = classes_of(config)
         for task, form in self.heads.items():
             parts = self.parts_for(arch, form.head(task, 1 if task is Task.CHOICE else num_labels, config))
             if self.class_name(parts) in named:
@@ -170,6 +170,14 @@ class Family:
 
     def parts_for(self, arch: Arch, head: Head) -> Parts:
         return Parts(pooler=arch.pooler and head.reads is Reads.POOLED, head=head)
+
+
+def classes_of(config: Mapping[str, Any]) -> Sequence[str]:
+    """The classes a checkpoint was saved from, as "architectures" names them."""
+    named = config.get("architectures") or ()
+    if not isinstance(named, (list, tuple)) or not all(isinstance(name, str) for name in named):
+        raise ConfigError("config.json", "architectures must be a list of class names", found=repr(named)[:80])
+    return named
 
 
 FAMILIES: dict[str, Family] = {}
@@ -207,10 +215,10 @@ def load_families() -> dict[str, Family]:
 def find_family(config: Mapping[str, Any]) -> Family:
     """The family of a config.json. An unknown one is an error that names the nearest; no code of it is run."""
     known = load_families()
-    model_type, classes = config.get("model_type"), config.get("architectures")
+    model_type, classes = config.get("model_type"), classes_of(config)
     if isinstance(model_type, str) and model_type in known:
         return known[model_type]
-    if model_type is None and isinstance(classes, list):
+    if model_type is None:
         for candidate in known.values():
             if candidate.base_class in classes or candidate.lm_class in classes:
                 return candidate

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from martlet.errors import ArgumentError, FormatError, JsonError, MartletError, 
 MAX_JSON_BYTES = 1 << 28
 MAX_JSON_DEPTH = 100
 MAX_JSON_ITEMS = 20_000_000  # keys and containers; each takes about 100 bytes once read
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 # what open(2) answers where the file system has no nameless files
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
@@ -38,6 +41,8 @@ class AsideFile:
         with self._reporting():
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if self.path.exists() and not self.path.is_file():  # a device, which a file must not take the place of
+                raise OSError(errno.EINVAL, "not a file")
             self._folder = os.open(self.path.parent, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
             try:
                 fd = self._create()
@@ -187,7 +192,18 @@ def parse_json(data: bytes, subject: str, error: type[FormatError] = JsonError) 
         raise error(subject, "must be a JSON object", found=f"a {type(value).__name__}")
     if not _is_shallow(value):
         raise error(subject, f"must not nest deeper than {MAX_JSON_DEPTH}")
+    if _SURROGATE.search(data):
+        _check_unicode(value, subject, error)
     return value
+
+
+def _check_unicode(value: dict[str, Any], subject: str, error: type[FormatError]) -> None:
+    """JSON can spell half a character, which no file, tokenizer or terminal can take afterwards."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as problem:
+        half = ascii(problem.object[problem.start])[1:-1]
+        raise error(subject, "must hold Unicode text", found=f"{half}, half of a surrogate pair") from problem
 
 
 def _is_shallow(value: Any) -> bool:

@@ -187,7 +187,10 @@ def encode_rows(
             return backend.encode_batch(rows.inputs, rows.is_split, adds_special)
         except (ValueError, TypeError) as problem:
             raise _explained(rows, problem) from problem
-        except Exception as problem:  # the backend raises nothing more precise
+        except BaseException as problem:
+            if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":  # of Rust, under none
+                raise
+            # the backend raises nothing more precise
             raise TokenizerError("encoding", str(problem).strip() or type(problem).__name__) from problem
         finally:
             backend.no_truncation()

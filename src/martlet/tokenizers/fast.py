@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from martlet.errors import ArgumentError, MissingDependencyError, UnsupportedError
+from martlet.errors import ArgumentError, MissingDependencyError, TokenizerError, UnsupportedError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -24,6 +24,7 @@ Ids = tuple[NDArray[np.int32], NDArray[np.int32]]  # the ids of all texts end to
 TURNED_OFF = "MARTLET_FAST_TOKENIZE"
 FEWEST_TEXTS = 32  # in a batch; fewer are given to `tokenizers`
 PAYS_CHARS = 1 << 20  # what a tokenizer encodes in batches before the check is made of itself: it takes as long
+_MAX_GAPS = 1 << 22  # ids without a token
 log = logging.getLogger("martlet.tokenizers")
 
 
@@ -200,7 +201,19 @@ class Shortcut:
 
 def written_form(backend: tokenizers.Tokenizer) -> str:
     """A backend as JSON, without padding and truncation: they are of a call."""
-    return json.dumps({**json.loads(backend.to_str()), "padding": None, "truncation": None}, ensure_ascii=False)
+    return json.dumps({**json.loads(as_json(backend)), "padding": None, "truncation": None}, ensure_ascii=False)
+
+
+def as_json(backend: tokenizers.Tokenizer, pretty: bool = False) -> str:
+    """A backend as the text of tokenizer.json. TokenizerError for ids so sparse that writing them would not end."""
+    vocab = backend.get_vocab()
+    largest = max(vocab.values(), default=0)
+    if largest > _MAX_GAPS + 2 * len(vocab):  # the library walks every id up to the largest
+        token = next(token for token, number in vocab.items() if number == largest)
+        raise TokenizerError(
+            f"tokenizer: {token!r}", f"has an id that is too large among {len(vocab)} tokens", found=largest
+        )
+    return backend.to_str(pretty=pretty)
 
 
 def _state_of(backend: tokenizers.Tokenizer) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from martlet.errors import TokenizerError, UnsupportedError
+from martlet.tokenizers.fast import as_json
 from martlet.tokenizers.gguf import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, tokenizer_from_gguf
 from martlet.tokenizers.pretokenizers import GPT2_PATTERN, PRE_TOKENIZERS
 from martlet.tokenizers.sentencepiece import SPACE, Pieces, merges_by_score
@@ -43,7 +44,7 @@ def gguf_metadata(tokenizer: Tokenizer, num_rows: int, ends: Sequence[int] = ())
 
     UnsupportedError where they cannot say this tokenizer, TokenizerError where it has more tokens than the model.
     """
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described = json.loads(as_json(tokenizer.backend_tokenizer))
     model, subject = described["model"], tokenizer.name_or_path or "tokenizer"
     if model["type"] != "BPE" or any(model.get(key) for key in ("dropout", "end_of_word_suffix")):
         raise _lost(subject, f"a {model['type']} model of this kind")

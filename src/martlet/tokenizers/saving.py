@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 
 from martlet.errors import ArgumentError, SaveError
 from martlet.formats.files import save_error, write_aside, write_json
+from martlet.tokenizers.fast import as_json
 
 if TYPE_CHECKING:
     from martlet.tokenizers.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, prefix: str | None = None
         raise save_error(folder, problem) from problem
     start = f"{prefix}-" if prefix else ""
     texts = _templates(tokenizer.chat_template, start)
-    texts[f"{start}tokenizer.json"] = tokenizer._backend.to_str(pretty=True)
+    texts[f"{start}tokenizer.json"] = as_json(tokenizer._backend, pretty=True)
     config = folder / f"{start}tokenizer_config.json"
     written = []
     for name, text in texts.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +144,8 @@ def settings_from(config: dict[str, Any], subject: str) -> Settings:
         setattr(result, key, value)
     longest = config.pop("model_max_length", None)
     longest = config.pop("max_len", None) if longest is None else longest
-    if isinstance(longest, bool) or not isinstance(longest, (int, float, type(None))):
+    is_number = isinstance(longest, (int, float, type(None))) and not isinstance(longest, bool)
+    if not is_number or longest != longest or longest == -math.inf:
         raise TokenizerError(subject, "model_max_length must be a number", found=repr(longest))
     result.model_max_length = UNBOUNDED if longest is None or longest > UNBOUNDED else int(longest)
     for key in ("clean_up_tokenization_spaces", "split_special_tokens"):

@@ -24,6 +24,7 @@ def prepare_backend(backend: tokenizers.Tokenizer, settings: Settings) -> None:
     A token that tokenizer.json has keeps the id and flags it has there, whatever the other files say of it. A token
     it lacks must get the id that was promised for it; else TokenizerError.
     """
+    _check_template(backend)
     _take_over_limits(backend, settings)
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for number, token in sorted(settings.added_tokens.items()):
@@ -45,6 +46,18 @@ def prepare_backend(backend: tokenizers.Tokenizer, settings: Settings) -> None:
             token = named if isinstance(named, AddedToken) else declared.get(named, as_special(named))
             token.special = True
             backend.add_special_tokens([token])
+
+
+def _check_template(backend: tokenizers.Tokenizer) -> None:
+    """TokenizerError for a post-processor that puts tokens around a text which it gives no ids: it would panic."""
+    if backend.post_processor is None:
+        return
+    described = json.loads(backend.post_processor.__getstate__())
+    for part in described.get("processors", [described]):
+        pieces = [piece for key in ("single", "pair") for piece in part.get(key) or () if "SpecialToken" in piece]
+        for piece in pieces:
+            if (name := piece["SpecialToken"]["id"]) not in part.get("special_tokens", {}):
+                raise TokenizerError("tokenizer.json", f"its post_processor adds {name!r}, to which it gives no id")
 
 
 def _take_over_limits(backend: tokenizers.Tokenizer, settings: Settings) -> None:
