@@ -30,7 +30,7 @@ def martlet() -> Run:
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "MARTLET_TRACEBACK": "", **environment},
-            timeout=120,
+            timeout=900,
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
