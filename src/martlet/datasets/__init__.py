@@ -40,6 +40,25 @@ _MODULES = {
     "DataCollatorWithPadding": "collators",
     "DefaultDataCollator": "collators",
     "default_data_collator": "collators",
+    "BioSequence": "absent",
+    "BioStructure": "absent",
+    "Mesh": "absent",
+    "Nifti": "absent",
+    "Pdf": "absent",
+    "Video": "absent",
+    "BuilderConfig": "builder",
+    "DatasetBuilder": "builder",
+    "load_dataset_builder": "builder",
+    "DownloadConfig": "modes",
+    "DownloadMode": "modes",
+    "VerificationMode": "modes",
+    "Version": "version",
+    "IterableColumn": "column",
+    "are_progress_bars_disabled": "progress",
+    "disable_progress_bar": "progress",
+    "enable_progress_bar": "progress",
+    "is_progress_bar_enabled": "progress",
+    "get_dataset_config_info": "hub",
     "concatenate_datasets": "combine",
     "disable_caching": "cache",
     "disable_progress_bars": "progress",
@@ -57,9 +76,20 @@ _MODULES = {
     "split_dataset_by_node": "distributed",
 }
 
+# Modules of Hugging Face's, reached as attributes: `datasets.utils.logging.set_verbosity_error()`.
+_PLACES = {
+    "logging": "utils.logging",
+    **{
+        name: name
+        for name in ("arrow_dataset", "distributed", "exceptions", "fingerprint", "iterable_dataset", "utils")
+    },
+}
+
 __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
+    from martlet.datasets.absent import BioSequence, BioStructure, Mesh, Nifti, Pdf, Video
+    from martlet.datasets.builder import BuilderConfig, DatasetBuilder, load_dataset_builder
     from martlet.datasets.cache import disable_caching, enable_caching, is_caching_enabled
     from martlet.datasets.collators import (
         DataCollatorForLanguageModeling,
@@ -70,7 +100,7 @@ if TYPE_CHECKING:
         DefaultDataCollator,
         default_data_collator,
     )
-    from martlet.datasets.column import Column
+    from martlet.datasets.column import Column, IterableColumn
     from martlet.datasets.combine import concatenate_datasets, interleave_datasets
     from martlet.datasets.dataset import Dataset
     from martlet.datasets.dataset_dict import DatasetDict
@@ -93,6 +123,7 @@ if TYPE_CHECKING:
         Value,
     )
     from martlet.datasets.hub import (
+        get_dataset_config_info,
         get_dataset_config_names,
         get_dataset_default_config_name,
         get_dataset_infos,
@@ -103,14 +134,25 @@ if TYPE_CHECKING:
     from martlet.datasets.iterable import IterableDataset
     from martlet.datasets.iterable_dict import IterableDatasetDict
     from martlet.datasets.load import load_dataset
-    from martlet.datasets.progress import disable_progress_bars, enable_progress_bars
+    from martlet.datasets.modes import DownloadConfig, DownloadMode, VerificationMode
+    from martlet.datasets.progress import (
+        are_progress_bars_disabled,
+        disable_progress_bar,
+        disable_progress_bars,
+        enable_progress_bar,
+        enable_progress_bars,
+        is_progress_bar_enabled,
+    )
     from martlet.datasets.saving import load_from_disk
     from martlet.datasets.slicing import ReadInstruction
     from martlet.datasets.splits import NamedSplit, Split, SplitDict, SplitInfo
     from martlet.datasets.tokenizing import tokenize, tokenize_backend
+    from martlet.datasets.version import Version
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return import_module(f"martlet.datasets.{_PLACES[name]}")
     if name not in _MODULES:
         raise AttributeError(f"module 'martlet.datasets' has no attribute {name!r}")
     value = getattr(import_module(f"martlet.datasets.{_MODULES[name]}"), name)
@@ -119,4 +161,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_MODULES, *_PLACES})

@@ -126,7 +126,7 @@ def to_csv(
     header = to_csv_kwargs.pop("header", True)
     to_csv_kwargs.setdefault("index", False)
     written = 0
-    with _opened(path_or_buf, storage_options) as file:
+    with opened(path_or_buf, storage_options) as file:
         for number, table in enumerate(self._tables(batch_size or WRITTEN_ROWS, always=True)):
             text = table.to_pandas().to_csv(header=header if number == 0 else False, **to_csv_kwargs)
             written += file.write(text.encode("utf-8"))
@@ -153,7 +153,7 @@ def to_json(
     if not lines and batch_size is not None and self.num_rows is not None and batch_size < self.num_rows:
         raise ArgumentError("to_json()", "lines=False writes all rows at once", found=f"batch_size={batch_size}")
     written, first = 0, True
-    with _opened(path_or_buf, storage_options, compression) as file:
+    with opened(path_or_buf, storage_options, compression) as file:
         if not lines:
             written += file.write(b"[")
         for table in self._tables(batch_size or WRITTEN_ROWS):
@@ -203,7 +203,7 @@ def to_parquet(
     schema, size = self.features.arrow_schema, batch_size or _rows_of_group(self)
     written = 0
     with (
-        _opened(path_or_buf, storage_options, None) as file,
+        opened(path_or_buf, storage_options, None) as file,
         pyarrow.parquet.ParquetWriter(file, schema, **parquet_writer_kwargs) as writer,
     ):
         for table in self._tables(size):
@@ -244,7 +244,7 @@ def to_sql(
 
 
 @contextlib.contextmanager
-def _opened(path_or_buf: Any, storage_options: Any, compression: str | None = "infer") -> Iterator[Any]:
+def opened(path_or_buf: Any, storage_options: Any, compression: str | None = "infer") -> Iterator[Any]:
     """A file to write bytes to. A local file is put in its place when it is whole."""
     if not isinstance(path_or_buf, str | bytes | os.PathLike):
         yield path_or_buf

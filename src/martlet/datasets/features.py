@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from martlet.datasets.absent import ABSENT
 from martlet.datasets.audio import Audio
 from martlet.datasets.dtypes import dtype_of
 from martlet.datasets.image import Image
@@ -339,6 +340,8 @@ def _from_json(kind: Any) -> Any:
     if "_type" not in kind or isinstance(kind["_type"], dict):
         return {name: _from_json(sub) for name, sub in kind.items()}
     values = {key: value for key, value in kind.items() if key != "_type"}
+    if kind["_type"] in ABSENT:
+        ABSENT[kind["_type"]]()
     if kind["_type"] not in KINDS:
         raise FeatureError("features", f"the kinds are {', '.join(KINDS)}", found=kind["_type"])
     made = KINDS[kind["_type"]]

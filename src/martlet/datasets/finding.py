@@ -44,6 +44,7 @@ class Config:
     options: dict[str, Any] = field(default_factory=dict)
     features: Any = None
     is_default: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)  # what the card says of it: splits, sizes
 
 
 def by_split(patterns: Any) -> dict[str, list[str]]:
@@ -210,7 +211,8 @@ def read_configs(readme: str, where: str) -> list[Config]:
         ) from problem
     configs = card.get("configs") if isinstance(card, Mapping) else None
     if configs is None:
-        return []
+        about = _card_info(card, "default") if isinstance(card, Mapping) else {}
+        return [Config(features=about.get("features"), about=about)] if about else []
     if not isinstance(configs, list):
         raise DataFileError(where, "configs: in the README must be a list", found=repr(configs)[:80])
     return [_config(each, card, where) for each in configs]
@@ -227,22 +229,24 @@ def _config(each: Any, card: Mapping[str, Any], where: str) -> Config:
     if each.get("data_files") is not None:
         by_split(each["data_files"])
     name = each["config_name"]
+    about = _card_info(card, name)
     return Config(
         name=name,
         data_files=each.get("data_files"),
         data_dir=each.get("data_dir"),
         options={k: v for k, v in rest.items() if k not in ("features", "version", "description")},
-        features=rest.get("features") or _card_features(card, name),
+        features=rest.get("features") or about.get("features"),
         is_default=bool(each.get("default")),
+        about=about,
     )
 
 
-def _card_features(card: Mapping[str, Any], name: str) -> Any:
+def _card_info(card: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     infos = card.get("dataset_info")
     for info in infos if isinstance(infos, list) else [infos] if infos else []:
         if isinstance(info, Mapping) and info.get("config_name", "default") == name:
-            return info.get("features")
-    return None
+            return info
+    return {}
 
 
 def pick(configs: Sequence[Config], name: str | None, where: str) -> Config:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from martlet.datasets.files import DataFile
 from martlet.datasets.finding import Config, by_split, guess_splits, pick, read_configs
-from martlet.datasets.load import Found, config_of, find, found_of
-from martlet.datasets.sources.registry import infer_kind
+from martlet.datasets.info import DatasetInfo
+from martlet.datasets.load import Found, config_of, find, found_of, info_of
+from martlet.datasets.sources.registry import SOURCES, infer_kind
+from martlet.datasets.splits import SplitDict, SplitInfo
 from martlet.errors import ArgumentError, DatasetNotFoundError, HubError, OfflineError
 from martlet.hub import Snapshot, open_snapshot
 
@@ -160,16 +162,21 @@ def list_datasets(
 def get_dataset_config_names(
     path: str,
     revision: str | None = None,
+    download_config: Any = None,
+    download_mode: Any = None,
     data_files: Any = None,
     token: bool | str | None = None,
     **options: Any,
 ) -> list[str]:
     """The configurations of a dataset: of its README, of the Hub's Parquet, or "default"."""
+    token = token if token is not None else getattr(download_config, "token", None)
     if data_files is not None or options:
         return [_found(path, None, revision, data_files, token, options).config_name]
+    if path in SOURCES:
+        return ["default"]
     if os.path.isdir(path):
-        readme = os.path.join(path, "README.md")
-        text = open(readme, encoding="utf-8").read() if os.path.isfile(readme) else ""  # noqa: SIM115
+        readme = Path(path, "README.md")
+        text = readme.read_text("utf-8") if readme.is_file() else ""
         return [config.name for config in read_configs(text, path)] or ["default"]
     snapshot = _opened(path, revision, token, None)
     names = snapshot.list()
@@ -187,42 +194,69 @@ def get_dataset_split_names(
     config_name: str | None = None,
     data_files: Any = None,
     download_config: Any = None,
+    download_mode: Any = None,
     revision: str | None = None,
     token: bool | str | None = None,
     **options: Any,
 ) -> list[str]:
     """The splits of a configuration, without reading its data."""
+    token = token if token is not None else getattr(download_config, "token", None)
     return list(_found(path, config_name, revision, data_files, token, options).files)
 
 
-def get_dataset_infos(
-    path: str, data_files: Any = None, revision: str | None = None, token: bool | str | None = None, **options: Any
-) -> dict[str, Any]:
-    """A DatasetInfo for each configuration: its splits, and its features where the card or the files' names tell."""
-    from martlet.datasets.info import DatasetInfo
-    from martlet.datasets.splits import SplitDict, SplitInfo
+def get_dataset_config_info(
+    path: str,
+    config_name: str | None = None,
+    data_files: Any = None,
+    download_config: Any = None,
+    download_mode: Any = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    **options: Any,
+) -> DatasetInfo:
+    """What is known of a configuration before its data is read: its splits; of its card features, rows and bytes."""
+    token = token if token is not None else getattr(download_config, "token", None)
+    found = _found(path, config_name, revision, data_files, token, options)
+    info = info_of(found)
+    if info.splits is None:
+        info.splits = SplitDict({split: SplitInfo(split, dataset_name=found.name) for split in found.files})
+    return info
 
-    infos = {}
-    for name in get_dataset_config_names(path, revision, data_files, token, **options):
-        found = _found(path, name, revision, data_files, token, options)
-        splits = SplitDict({split: SplitInfo(split) for split in found.files})
-        infos[name] = DatasetInfo(
-            features=found.features,
-            dataset_name=found.name,
-            config_name=name,
-            builder_name=found.source.kind,
-            splits=splits,
+
+def get_dataset_infos(
+    path: str,
+    data_files: Any = None,
+    download_config: Any = None,
+    download_mode: Any = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    **options: Any,
+) -> dict[str, DatasetInfo]:
+    """`get_dataset_config_info` of each configuration."""
+    names = get_dataset_config_names(path, revision, download_config, download_mode, data_files, token, **options)
+    return {
+        name: get_dataset_config_info(
+            path, name, data_files, download_config, download_mode, revision, token, **options
         )
-    return infos
+        for name in names
+    }
 
 
 def get_dataset_default_config_name(
-    path: str, revision: str | None = None, token: bool | str | None = None
+    path: str,
+    revision: str | None = None,
+    download_config: Any = None,
+    download_mode: Any = None,
+    data_files: Any = None,
+    token: bool | str | None = None,
+    **options: Any,
 ) -> str | None:
     """The configuration taken when none is named; None if one must be named."""
-    names = get_dataset_config_names(path, revision, None, token)
+    names = get_dataset_config_names(path, revision, download_config, download_mode, data_files, token, **options)
+    if len(names) == 1:
+        return names[0]
     try:
-        return _found(path, None, revision, None, token, {}).config_name if len(names) > 1 else names[0]
+        return _found(path, None, revision, data_files, token, options).config_name
     except ArgumentError:
         return None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from martlet.datasets.features import Features
 from martlet.datasets.splits import SplitDict
+from martlet.datasets.version import Version
 from martlet.formats.files import read_json
 
 INFO_FILE, LICENSE_FILE = "dataset_info.json", "LICENSE"
@@ -43,6 +44,10 @@ class DatasetInfo:
             self.features = Features.from_dict(self.features)
         if self.splits is not None and not isinstance(self.splits, SplitDict):
             self.splits = SplitDict.from_split_dict(self.splits)
+        if isinstance(self.version, str):
+            self.version = Version(self.version)
+        elif isinstance(self.version, Mapping):
+            self.version = Version(self.version["version_str"], self.version.get("description"))
 
     @classmethod
     def from_dict(cls, dataset_info_dict: Mapping[str, Any]) -> DatasetInfo:
@@ -59,6 +64,8 @@ class DatasetInfo:
                 value = value.to_dict()
             elif field.name == "splits" and value is not None:
                 value = {name: {**asdict(info), "_type": "SplitInfo"} for name, info in value.items()}
+            elif isinstance(value, Version):
+                value = value.to_dict()
             if value is not None:
                 out[field.name] = copy.deepcopy(value)
         return out

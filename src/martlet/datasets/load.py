@@ -25,10 +25,16 @@ from martlet.datasets.finding import (
     read_configs,
     resolve_all,
 )
+from martlet.datasets.info import DatasetInfo
+from martlet.datasets.modes import DownloadMode, VerificationMode, fetching, mode_of
 from martlet.datasets.slicing import as_instruction
 from martlet.datasets.sources import SOURCES, Source, make_source
 from martlet.datasets.sources.registry import ELSEWHERE, infer_kinds
+from martlet.datasets.splits import SplitDict
+from martlet.datasets.version import Version
 from martlet.errors import ArgumentError, DataFileError, DatasetNotFoundError, UnsupportedError
+
+_OF_CARD = ("description", "citation", "homepage", "license", "download_size", "dataset_size")
 
 
 @dataclass
@@ -40,7 +46,7 @@ class Found:
     source: Source
     files: dict[str, list[DataFile]]
     features: Features | None = None
-    description: dict[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)  # what the dataset's card says: splits, sizes
 
 
 def load_dataset(
@@ -52,7 +58,7 @@ def load_dataset(
     cache_dir: str | os.PathLike[str] | None = None,
     features: Features | None = None,
     download_config: Any = None,
-    download_mode: str | None = None,
+    download_mode: Any = None,
     verification_mode: Any = None,
     keep_in_memory: bool | None = None,
     save_infos: bool = False,
@@ -76,20 +82,21 @@ def load_dataset(
     """
     if trust_remote_code:
         raise UnsupportedError("trust_remote_code=True", "datasets are data: no repository's Python is run")
-    if download_mode not in (None, "reuse_dataset_if_exists", "reuse_cache_if_exists", "force_redownload"):
-        rule = "must be 'reuse_dataset_if_exists' or 'force_redownload'"
-        raise ArgumentError("download_mode", rule, found=repr(download_mode))
-
+    mode = mode_of(DownloadMode, download_mode, "download_mode")
+    checks = mode_of(VerificationMode, verification_mode or "basic_checks", "verification_mode")
+    given = {"token": token, "storage_options": storage_options, "cache_dir": cache_dir, "num_proc": num_proc}
+    how = fetching(download_config, given)
+    cache_dir = how["cache_dir"]
     found = find(
         path,
         name,
         data_dir,
         data_files,
         revision,
-        token,
+        how["token"],
         cache_dir,
-        storage_options,
-        num_proc,
+        how["storage_options"],
+        how["num_proc"],
         config_kwargs,
         streaming,
     )
@@ -103,8 +110,10 @@ def load_dataset(
     from martlet.datasets.opened import open_splits
 
     needed = list(found.files) if asked is None else asked.splits(found.files)
-    is_forced = download_mode == "force_redownload"
+    is_forced = mode is DownloadMode.FORCE_REDOWNLOAD or bool(download_config and download_config.force_download)
     ready = convert_found(found, needed, cache_dir, is_forced=is_forced)
+    if checks is not VerificationMode.NO_CHECKS:
+        verified(found, ready)
     return open_splits(found, ready, asked, in_memory=bool(keep_in_memory))
 
 
@@ -211,7 +220,7 @@ def found_of(
     kind, implied = infer_kinds(files, where)
     source = make_source(kind, {**implied, **config.options, **options}, num_threads=num_proc)
     features = features_from_card(config.features, where) if config.features else None
-    return _looked(Found(name, config.name, source, files, features))
+    return _looked(Found(name, config.name, source, files, features, config.about))
 
 
 def _looked(found: Found) -> Found:
@@ -234,6 +243,48 @@ class Converted:
     num_rows: int
     key: str
     owner: Any = None  # what must live as long as the files
+
+
+def verified(found: Found, ready: Mapping[str, Converted]) -> None:
+    """DataFileError unless the splits are those of the dataset's card, with as many rows as it says."""
+    listed = {
+        info.name: info.num_examples for info in SplitDict.from_split_dict(found.about.get("splits") or []).values()
+    }
+    if not listed:
+        return
+    remedy = 'Correct its card, or pass verification_mode="no_checks".'
+    if set(listed) != set(found.files):
+        rule = f"must have the splits of its card: {', '.join(listed)}"
+        raise DataFileError(found.name, rule, found=", ".join(found.files), remedy=remedy)
+    for split, part in ready.items():
+        if part.num_rows != listed[split]:
+            rule = f"split {split!r} must have the {listed[split]} rows its card says"
+            raise DataFileError(found.name, rule, found=part.num_rows, remedy=remedy)
+
+
+def info_of(found: Found) -> DatasetInfo:
+    """What is known of the dataset before its rows are read."""
+    known = {name: found.about[name] for name in _OF_CARD if name in found.about}
+    sizes = [known.get("download_size"), known.get("dataset_size")]
+    return DatasetInfo(
+        **known,
+        features=found.features.copy() if found.features is not None else None,
+        builder_name=found.source.kind,
+        dataset_name=found.name,
+        config_name=found.config_name,
+        version=Version(str(found.about.get("version") or "0.0.0")),
+        splits=_splits(found),
+        size_in_bytes=sum(sizes) if None not in sizes else None,  # type: ignore[arg-type]
+    )
+
+
+def _splits(found: Found) -> SplitDict | None:
+    if not found.about.get("splits"):
+        return None
+    splits = SplitDict.from_split_dict(found.about["splits"])
+    for info in splits.values():
+        info.dataset_name = found.name
+    return splits
 
 
 def convert_found(

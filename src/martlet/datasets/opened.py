@@ -101,7 +101,18 @@ def _table(part: Converted, in_memory: bool) -> pa.Table:
 
 
 def _info(found: Found, ready: dict[str, Converted]) -> DatasetInfo:
-    splits = SplitDict({split: SplitInfo(split, num_examples=part.num_rows) for split, part in ready.items()})
-    return DatasetInfo(
-        builder_name=found.source.kind, dataset_name=found.name, config_name=found.config_name, splits=splits
-    )
+    """What the card says, and the numbers of what was converted."""
+    from martlet.datasets.load import info_of
+
+    info = info_of(found)
+    info.splits = SplitDict()
+    for split, part in ready.items():
+        num_bytes = _table(part, False).nbytes
+        info.splits[split] = SplitInfo(split, num_bytes, part.num_rows, dataset_name=found.name)
+    files = [file for split in ready for file in found.files[split]]
+    info.download_size = None
+    if all(file.is_local and file.member is None for file in files):
+        info.download_size = sum(os.path.getsize(file.url) for file in files)
+    info.dataset_size = sum(split.num_bytes for split in info.splits.values())
+    info.size_in_bytes = info.dataset_size + (info.download_size or 0)
+    return info

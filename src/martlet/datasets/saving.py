@@ -66,7 +66,7 @@ def save_to_disk(
     """
     if max_shard_size is not None and num_shards is not None:
         raise ArgumentError("save_to_disk()", "takes max_shard_size or num_shards, not both")
-    count = num_shards or _shards(self, max_shard_size)
+    count = num_shards or num_shards_of(self, max_shard_size)
     if "://" in os.fspath(dataset_path):
         _save_remotely(self, os.fspath(dataset_path), max_shard_size, num_shards, storage_options)
         return
@@ -141,7 +141,7 @@ def _save_remotely(dataset: Dataset, url: str, max_shard_size: Any, num_shards: 
             system.put_file(os.fspath(path), f"{root.rstrip('/')}/{path.name}")
 
 
-def _shards(dataset: Dataset, max_shard_size: str | int | None) -> int:
+def num_shards_of(dataset: Dataset, max_shard_size: str | int | None) -> int:
     limit = SHARD_BYTES if max_shard_size is None else bytes_of(max_shard_size)
     stored = dataset._stored
     num_bytes: int = stored.table.nbytes * dataset.num_rows // max(1, len(stored))
