@@ -17,7 +17,7 @@ from martlet.datasets import (
     load_dataset,
     split_dataset_by_node,
 )
-from martlet.errors import ArgumentError, OfflineError
+from martlet.errors import ArgumentError, FeatureError, OfflineError
 
 
 def generated(shards):
@@ -146,6 +146,27 @@ def test_texts_that_are_to_be_numbers(tmp_path):
     assert Dataset.from_json(str(path), features=features)[:] == expected
     stream = load_dataset("json", data_files=str(path), features=features, streaming=True, split="train")
     assert stream.to_dict() == expected
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+@pytest.mark.parametrize("dtype", ["string", "int32", "float32"])
+def test_every_column_as_asked(tmp_path, kind, dtype):
+    path = tmp_path / f"rows.{kind}"
+    lines = "a,b,c\n1,2,3.0\n" if kind == "csv" else '{"a": "1", "b": 2, "c": 3.0}\n'
+    path.write_text(lines)
+    features = Features({name: Value(dtype) for name in "abc"})
+    made = load_dataset(kind, data_files=str(path), features=features, split="train")
+    assert made.features == features
+    assert [float(value) for value in made[0].values()] == [1, 2, 3]
+    stream = load_dataset(kind, data_files=str(path), features=features, split="train", streaming=True)
+    assert list(stream) == list(made)
+
+
+def test_numbers_that_are_no_truths(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("a\n0\n3\n")
+    with pytest.raises(FeatureError, match="3"):
+        load_dataset("csv", data_files=str(path), features=Features({"a": Value("bool")}))
 
 
 def test_an_unknown_name_offline(monkeypatch):

@@ -122,3 +122,25 @@ with fsspec.open("memory://box/a.csv", "w") as file:
 answer(load_dataset("csv", data_files="memory://box/*.csv", split="train")[0])
 """
     assert run(code) == {"a": 1, "b": 2}
+
+
+def test_streams_are_sent_too(hub, run):
+    code = """
+def rows(parts):
+    for part in parts:
+        yield from ({"id": 10 * part + i, "text": "x" * i} for i in range(10))
+
+stream = IterableDataset.from_generator(rows, gen_kwargs={"parts": [0, 1, 2]})
+stream.map(lambda row: {"twice": 2 * row["id"]}).push_to_hub("me/made", split="train")
+stream.push_to_hub("me/parts", split="train", num_shards=2)
+stream.push_to_hub("me/small", split="train", max_shard_size="1KB")
+IterableDatasetDict(train=stream, test=stream.take(3)).push_to_hub("me/both", "one", num_shards={"test": 1})
+made, parts = (load_dataset(name, split="train") for name in ("me/made", "me/parts"))
+both = load_dataset("me/both", "one")
+again = sorted(parts["id"]) == list(range(30))
+small = load_dataset("me/small", split="train")
+answer([made["twice"][:3], again, {split: len(ds) for split, ds in both.items()}, len(small)])
+"""
+    assert run(code) == [[0, 2, 4], True, {"train": 30, "test": 3}, 30]
+    files = hub.commits["me/parts"][hub.refs["me/parts"]["main"]]
+    assert sorted(files) == ["README.md", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from martlet.datasets import exporting
+from martlet.datasets import exporting, pushing
 from martlet.datasets.arguments import verb
 from martlet.datasets.column import IterableColumn
 from martlet.datasets.features import Features, List, changed
@@ -510,6 +510,7 @@ class IterableDataset:
         """Writes a table of a database in one pass, as `Dataset.to_sql`; returns the number of rows."""
         return exporting.to_sql(Blocks(self), name, con, *args, **kwargs)
 
+    push_to_hub = pushing.push_to_hub
     from_dict = classmethod(making.from_dict)
     from_list = classmethod(making.from_list)
     from_pandas = classmethod(making.from_pandas)

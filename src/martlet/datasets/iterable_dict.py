@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from martlet.datasets import pushing
 from martlet.datasets.iterable import IterableDataset
 
 
@@ -20,6 +21,8 @@ class IterableDatasetDict(dict[str, IterableDataset]):
     def num_columns(self) -> dict[str, int | None]:
         """Number of columns of each split."""
         return {split: dataset.num_columns for split, dataset in self.items()}
+
+    push_to_hub = pushing.push_to_hub
 
     def __repr__(self) -> str:
         inner = "\n".join(f"{name}: {dataset!r}" for name, dataset in self.items())

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet
 
 from martlet.datasets.arguments import verb
 from martlet.datasets.audio import Audio
 from martlet.datasets.card import features_to_card
+from martlet.datasets.features import Features, changed
 from martlet.datasets.image import Image
+from martlet.datasets.streams.reading import fitted_to
 from martlet.errors import ArgumentError, HubError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+STREAMED_ROWS = 1000  # rows of a stream that are written at a time
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A split's files, by their names in the repository, and what is in them."""
+
+    files: dict[str, Path]
+    num_bytes: int
+    num_rows: int
+    features: Features
 
 
 @verb
@@ -36,12 +53,14 @@ def push_to_hub(
     max_shard_size: int | str = "500MB",
     num_shards: int | Mapping[str, int] | None = None,
     embed_external_files: bool = True,
+    num_proc: int | None = None,
 ) -> Any:
-    """Sends a Dataset, or all splits of a DatasetDict, to a dataset repository of the Hub, which is made if need be.
+    """Sends a dataset, or all splits of a dict of them, to a dataset repository of the Hub, which is made if need be.
 
     Parquet shards (data/train-00000-of-00001.parquet) and the card's `configs:` and `dataset_info:` go in one commit:
     readers see the old data or the new. Files of the same splits from before are removed. Pictures and sound are put
-    into the Parquet. HubError says what the Hub refused.
+    into the Parquet. A stream is read once, a shard after the other. `num_proc` files are sent at a time, by default 5.
+    HubError says what the Hub refused.
     """
     import huggingface_hub
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, errors
@@ -50,8 +69,7 @@ def push_to_hub(
     for name in splits:
         if not re.fullmatch(r"\w+(\.\w+)*", name):
             raise ArgumentError("split", "must be a plain name to be sent", found=repr(name), remedy="Pass split=.")
-    if len({str(each.features) for each in splits.values()}) > 1:
-        raise ArgumentError("push_to_hub", "needs splits with the same features")
+    _check_alike([each.features for each in splits.values() if each.features is not None])
     top = data_dir or ("data" if config_name == "default" else config_name)
     api = huggingface_hub.HfApi(token=token)
     message = commit_message or "Upload dataset"
@@ -61,20 +79,20 @@ def push_to_hub(
         there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
         with tempfile.TemporaryDirectory(prefix="martlet-push-") as folder:
             made: dict[str, Path] = {}
-            infos = []
+            infos, kinds = [], []
             for name, each in splits.items():
                 count = num_shards.get(name) if isinstance(num_shards, Mapping) else num_shards
-                shards = _shards(each, name, top, Path(folder), max_shard_size, count, embed_external_files)
-                made.update(shards)
-                size = sum(path.stat().st_size for path in shards.values())
-                infos.append(
-                    {"name": name, "num_bytes": int(each.data.nbytes), "num_examples": len(each), "size": size}
-                )
+                shards = _shards if hasattr(each, "data") else _stream_shards
+                sent = shards(each, name, top, Path(folder), max_shard_size, count, embed_external_files)
+                made.update(sent.files)
+                kinds.append(sent.features)
+                size = sum(path.stat().st_size for path in sent.files.values())
+                infos.append({"name": name, "num_bytes": sent.num_bytes, "num_examples": sent.num_rows, "size": size})
+            _check_alike(kinds)
             old = [n for n in there if any(_is_shard(n, top, name) for name in splits) and n not in made]
             readme = Path(folder, "README.md")
             text = _current_card(api, repo_id, revision) if "README.md" in there else ""
-            features = next(iter(splits.values())).features
-            readme.write_text(_card(text, config_name, top, features, infos, set_default), "utf-8")
+            readme.write_text(_card(text, config_name, top, kinds[0], infos, set_default), "utf-8")
             operations: list[Any] = [
                 CommitOperationAdd(name, path) for name, path in {**made, "README.md": readme}.items()
             ]
@@ -87,9 +105,15 @@ def push_to_hub(
                 repo_type="dataset",
                 revision=revision,
                 create_pr=create_pr,
+                num_threads=num_proc or 5,
             )
     except (errors.HfHubHTTPError, errors.HFValidationError) as problem:
         raise HubError(repo_id, "could not be sent to the Hub", found=" ".join(str(problem).split())[:200]) from problem
+
+
+def _check_alike(kinds: Sequence[Any]) -> None:
+    if len({str(features) for features in kinds}) > 1:
+        raise ArgumentError("push_to_hub", "needs splits with the same features")
 
 
 def _is_shard(name: str, top: str, split: str) -> bool:
@@ -105,7 +129,7 @@ def _bytes(size: int | str) -> int:
 
 def _shards(
     dataset: Any, split: str, top: str, folder: Path, max_size: int | str, count: int | None, embeds: bool
-) -> dict[str, Path]:
+) -> _Sent:
     """The split's Parquet files, by their names in the repository."""
     if count is None:
         count = max(1, -(-int(dataset.data.nbytes) // _bytes(max_size)))
@@ -119,22 +143,62 @@ def _shards(
             part = _embedded(part)
         part.to_parquet(str(path))
         made[name] = path
-    return made
+    return _Sent(made, int(dataset.data.nbytes), len(dataset), dataset.features)
+
+
+def _stream_shards(
+    stream: Any, split: str, top: str, folder: Path, max_size: int | str, count: int | None, embeds: bool
+) -> _Sent:
+    """A stream's Parquet files: a shard of its own each where `count` says how many, else as its rows come."""
+    from martlet.datasets.streams.blocks import Blocks
+
+    if stream.features is not None and any(isinstance(kind, (Image, Audio)) for kind in stream.features.values()):
+        stream = stream.decode(False)  # as they are in the files, not written anew
+    whole = Blocks(stream)
+    features, paths, num_bytes, num_rows = whole.features, list[Path](), 0, 0
+    parts = [Blocks(stream.shard(count, number)) for number in range(count)] if count else [whole]
+    for part in parts:
+        writer, written = None, 0
+        for table in part._tables(STREAMED_ROWS, always=count is not None or not paths):
+            table = fitted_to(table, features.arrow_schema)
+            if embeds:
+                table = _filled(table, features)
+            if writer is None or (count is None and written and written + table.nbytes > _bytes(max_size)):
+                if writer is not None:
+                    writer.close()
+                paths.append(folder / f"{split}-{len(paths)}.parquet")
+                writer, written = pyarrow.parquet.ParquetWriter(paths[-1], features.arrow_schema), 0
+            writer.write_table(table)
+            written += table.nbytes
+            num_bytes, num_rows = num_bytes + table.nbytes, num_rows + table.num_rows
+        if writer is not None:
+            writer.close()
+    names = [f"{top}/{split}-{number:05d}-of-{len(paths):05d}.parquet" for number in range(len(paths))]
+    decoded = Features(changed(features, _decoding))
+    return _Sent(dict(zip(names, paths, strict=True)), num_bytes, num_rows, decoded)
+
+
+def _decoding(kind: Any) -> Any:
+    return replace(kind, decode=True) if isinstance(kind, (Image, Audio)) else None
 
 
 def _embedded(dataset: Any) -> Any:
     """The same with the bytes of pictures and sound that are files."""
-    media = [name for name, kind in dataset.features.items() if isinstance(kind, (Image, Audio))]
+    features = dataset.features
 
     def filled(table: pa.Table) -> pa.Table:
-        for name in media:
-            values = [_with_bytes(value) for value in table.column(name).to_pylist()]
-            column = pa.array(values, table.schema.field(name).type)
-            table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
-        return table
+        return _filled(table, features)
 
     form = dataset.with_format("arrow")
-    return form.map(filled, batched=True, batch_size=100, features=dataset.features, cache=False).with_format(None)
+    return form.map(filled, batched=True, batch_size=100, features=features, cache=False).with_format(None)
+
+
+def _filled(table: pa.Table, features: Features) -> pa.Table:
+    for name in [name for name, kind in features.items() if isinstance(kind, (Image, Audio))]:
+        values = [_with_bytes(value) for value in table.column(name).to_pylist()]
+        column = pa.array(values, table.schema.field(name).type)
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
+    return table
 
 
 def _with_bytes(value: Any) -> Any:

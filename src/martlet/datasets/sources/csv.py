@@ -297,9 +297,12 @@ def _as(text: pa.Array, kind: pa.DataType, decimal: str) -> pa.Array:
         return text
     if pa.types.is_boolean(kind):
         truth = pc.is_in(text, pa.concat_arrays([TRUE, pa.array(["1"])]))
-        return pc.if_else(pc.is_valid(text), truth, None)
+        known = pc.or_(pc.or_(truth, pc.is_in(text, pa.concat_arrays([FALSE, pa.array(["0"])]))), pc.is_null(text))
+        return pc.if_else(pc.is_valid(text), truth, None) if pc.all(known).as_py() else text
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         number = _number(text, kind, decimal)
+        if number is None and pa.types.is_integer(kind):
+            number = _number(text, pa.float64(), decimal)  # 3.0 is a whole number too
         return text if number is None else number
     if pa.types.is_large_string(kind) or pa.types.is_temporal(kind):
         return text.cast(kind)

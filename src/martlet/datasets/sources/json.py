@@ -119,34 +119,15 @@ class Json(Source):
             lines.append(line)
         if bad:
             return self._parse(file, Block(b"\n".join(lines), block.offset))
-        if names := _texts(rows, self.types):
-            return self._as_texts(rows, names)
+        if others := _spelled_otherwise(rows, self.types):
+            return _loosely(rows, self.types, others)
         paths = mixed_paths(rows)
         if paths and self.on_mixed_types and not set(paths) <= set(self.json_paths):
             raise Restart({}, f"{_spelled(paths)}: values of different types", paths)
         built = _by_python(rows, self.types)
         if built is not None:
             return built
-        for name, kind in self.types.items():
-            if pa.types.is_string(kind) and any(isinstance(row.get(name), (int, float)) for row in rows):
-                return self._as_text(rows, name)
         raise broken(file, f"{problem} (rows of the block at line {line_number(file, block.offset)})")
-
-    def _as_texts(self, rows: list[dict[str, Any]], names: list[str]) -> pa.Table:
-        """Columns of numbers that the file spells as texts, as texts: they are cast where rows get their features."""
-
-        def text(value: Any) -> Any:
-            return value if value is None or isinstance(value, str) else json.dumps(value)
-
-        plain = {name: kind for name, kind in self.types.items() if name not in names}
-        texts = [{**row, **{name: text(row.get(name)) for name in names}} for row in rows]
-        return _arrow(_dumped(texts), {**plain, **dict.fromkeys(names, pa.string())})
-
-    def _as_text(self, rows: list[dict[str, Any]], name: str) -> pa.Table:
-        texts = [
-            row if not isinstance(row.get(name), (int, float)) else {**row, name: json.dumps(row[name])} for row in rows
-        ]
-        return _arrow(_dumped(texts), self.types)
 
     def _broken(self, file: DataFile, block: Block, number: int, line: bytes, error: Exception) -> _Place:
         first = line_number(file, block.offset) if self.encoding == "utf-8" else 1 + number
@@ -237,10 +218,30 @@ def _by_python(rows: list[dict[str, Any]], types: dict[str, pa.DataType]) -> pa.
     return pa.table(columns)
 
 
-def _texts(rows: list[dict[str, Any]], types: dict[str, pa.DataType]) -> list[str]:
-    """Columns that are to be numbers, and hold texts."""
-    numbers = [name for name, kind in types.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
-    return [name for name in numbers if any(isinstance(row.get(name), str) for row in rows)]
+def _spelled_otherwise(rows: list[dict[str, Any]], types: dict[str, pa.DataType]) -> dict[str, bool]:
+    """Columns of a type whose values are of another, that can be cast to it; whether they are to be read as text."""
+    found = {}
+    for name, kind in types.items():
+        values = {type(row.get(name)) for row in rows} - {type(None)}
+        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        number_as_text = pa.types.is_string(kind) and values & {int, float, bool} and values <= {int, float, bool, str}
+        if number_as_text or (is_number and str in values and values <= {int, float, str}):
+            found[name] = True
+        elif pa.types.is_integer(kind) and float in values and values <= {int, float}:
+            found[name] = False
+    return found
+
+
+def _loosely(rows: list[dict[str, Any]], types: dict[str, pa.DataType], others: dict[str, bool]) -> pa.Table:
+    """The rows with some columns as text, or as they come: they are cast where rows get their features."""
+
+    def text(value: Any) -> Any:
+        return value if value is None or isinstance(value, str) else json.dumps(value)
+
+    names = [name for name, is_text in others.items() if is_text]
+    plain = {name: kind for name, kind in types.items() if name not in others}
+    texts = [{**row, **{name: text(row.get(name)) for name in names}} for row in rows]
+    return _arrow(_dumped(texts), {**plain, **dict.fromkeys(names, pa.string())})
 
 
 def _dumped(rows: list[dict[str, Any]]) -> bytes:
