@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 
 from martlet.datasets.arguments import verb
 from martlet.datasets.audio import Audio
 from martlet.datasets.card import features_to_card
 from martlet.datasets.features import Features, changed
 from martlet.datasets.image import Image
-from martlet.datasets.streams.reading import fitted_to
 from martlet.errors import ArgumentError, HubError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -150,7 +148,10 @@ def _stream_shards(
     stream: Any, split: str, top: str, folder: Path, max_size: int | str, count: int | None, embeds: bool
 ) -> _Sent:
     """A stream's Parquet files: a shard of its own each where `count` says how many, else as its rows come."""
+    import pyarrow.parquet
+
     from martlet.datasets.streams.blocks import Blocks
+    from martlet.datasets.streams.reading import fitted_to
 
     if stream.features is not None and any(isinstance(kind, (Image, Audio)) for kind in stream.features.values()):
         stream = stream.decode(False)  # as they are in the files, not written anew
