@@ -37,7 +37,8 @@ def test_a_run_from_a_file(config, tmp_path, capsys):
     assert main(["train", "plan", str(config), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["steps"], plan["rows"], plan["samples_a_step"]) == (6, 8, 2)
-    assert plan["memory_bytes"] > plan["parameters"] * 16
+    assert plan["memory_bytes"] == sum(plan["memory"].values()) > plan["parameters"] * 16
+    assert plan["trainable"] == plan["parameters"]
     assert main(["train", str(config), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["train_loss"] > 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
@@ -62,6 +63,52 @@ def test_a_checkpoint_that_was_changed(config, tmp_path, capsys):
     assert "optimizer.state.0.exp_avg" in capsys.readouterr().err
 
 
+def test_adapters_from_a_file(config, tmp_path, capsys):
+    """`lora` is planned and trained, DoRA and a quantised base too; its files are an adapter's."""
+    from martlet.training import PeftModel
+
+    lora = "lora={r: 4, target_modules: all-linear, use_dora: true}"
+    words = ["--set", lora, "--set", "training.max_steps=2"]
+    assert main(["train", "plan", str(config), "--json"]) == 0
+    full = json.loads(capsys.readouterr().out)
+    assert main(["train", "plan", str(config), *words, "--set", "quantize=int8", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["trainable"] < plan["parameters"] == full["parameters"]
+    assert plan["memory"]["weights"] - 4 * plan["trainable"] < full["memory"]["weights"]
+    assert plan["memory"]["gradients"] == 4 * plan["trainable"]
+    for more in ([], ["--set", "quantize=int8", "--set", f"training.output_dir={tmp_path / 'packed'}"]):
+        assert main(["train", str(config), *words, *more, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["train_loss"] > 0
+    found = PeftModel.from_pretrained(tiny_model(vocab_size=len(make_tokenizer(PLAIN))), tmp_path / "out")
+    assert found.active_peft_config.use_dora
+
+
+def test_a_plan_counts_what_modules_keep():
+    """Against what autograd really holds of a batch, block by block and computed twice."""
+    import torch
+
+    from martlet.training.memory import count_kept, without_storage
+
+    real = tiny_model().train()
+    parameters = {each.untyped_storage()._cdata for each in real.parameters()}
+    held = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            held[storage._cdata] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each):
+        out = real.model(torch.zeros(2, 32, dtype=torch.int64))
+    with without_storage():
+        kept = count_kept(tiny_model().train(), (32, 32))
+    assert kept.at_once(False) == sum(size for size, _ in held.values())
+    assert kept.at_once(True) < kept.at_once(False)
+    assert len(kept.blocks) == 2
+    del out
+
+
 def test_the_example_is_read(tmp_path, capsys):
     from martlet.training.config import read_config
 
@@ -80,6 +127,9 @@ def test_the_example_is_read(tmp_path, capsys):
         (["task=poetry"], "task must be one of"),
         (["train_data=rows.doc"], "must be one of .jsonl"),
         (["model"], "must be key=value"),
+        (["lora={rank: 4}"], "lora has no key 'rank'"),
+        (["quantize=int4"], "needs lora"),
+        (["lora={}", "quantize=int3"], "must be one of int8, int4"),
     ],
 )
 def test_what_is_refused(config, capsys, changes, says):

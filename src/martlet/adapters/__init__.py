@@ -5,17 +5,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from martlet.adapters.config import LoraConfig as LoraConfig
+    from martlet.adapters.config import PeftConfig as PeftConfig
     from martlet.adapters.config import TaskType as TaskType
     from martlet.adapters.model import PeftModel as PeftModel
+    from martlet.adapters.model import PeftModelForCausalLM as PeftModelForCausalLM
+    from martlet.adapters.model import PeftModelForFeatureExtraction as PeftModelForFeatureExtraction
+    from martlet.adapters.model import PeftModelForQuestionAnswering as PeftModelForQuestionAnswering
+    from martlet.adapters.model import PeftModelForSequenceClassification as PeftModelForSequenceClassification
+    from martlet.adapters.model import PeftModelForTokenClassification as PeftModelForTokenClassification
     from martlet.adapters.model import get_peft_model as get_peft_model
+    from martlet.adapters.model import get_peft_model_state_dict as get_peft_model_state_dict
+    from martlet.adapters.model import load_peft_weights as load_peft_weights
     from martlet.adapters.model import prepare_model_for_kbit_training as prepare_model_for_kbit_training
+    from martlet.adapters.model import set_peft_model_state_dict as set_peft_model_state_dict
 
 _HOMES = {
     "LoraConfig": "config",
+    "PeftConfig": "config",
     "PeftModel": "model",
+    "PeftModelForCausalLM": "model",
+    "PeftModelForFeatureExtraction": "model",
+    "PeftModelForQuestionAnswering": "model",
+    "PeftModelForSequenceClassification": "model",
+    "PeftModelForTokenClassification": "model",
     "TaskType": "config",
     "get_peft_model": "model",
+    "get_peft_model_state_dict": "model",
+    "load_peft_weights": "model",
     "prepare_model_for_kbit_training": "model",
+    "set_peft_model_state_dict": "model",
 }
 
 __all__ = sorted(_HOMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -11,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from martlet.adapters.inits import RANDOM_INITS, TAKEN_INITS, is_known, is_taken
 from martlet.errors import ArgumentError, ConfigError, UnsupportedError
 from martlet.formats.files import read_json, write_json
 from martlet.hub import open_snapshot
@@ -18,9 +20,28 @@ from martlet.hub import open_snapshot
 CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 BIASES = ("none", "all", "lora_only")
-INITS = (True, False, "gaussian")
-# Keys of PEFT's file that say nothing, or what we know without them.
+# Keys of PEFT's that say nothing, or what we know without them.
 IDLE = frozenset({"peft_type", "auto_mapping", "peft_version", "megatron_core", "qalora_group_size", "fan_in_fan_out"})
+# Fields of PEFT's LoraConfig that we do not have, each with why not; all are off at None, False and what is empty.
+REFUSED = {
+    "megatron_config": "there is no Megatron inside",
+    "eva_config": "init_lora_weights 'eva' needs a pass over data that is not here",
+    "corda_config": "init_lora_weights 'corda' needs a pass over data that is not here",
+    "lora_ga_config": "init_lora_weights 'lora_ga' needs gradients taken before",
+    "velora_config": "compressed activations are not here",
+    "alora_invocation_tokens": "an adapter acts on all tokens of a row",
+    "use_qalora": "a quantised base is trained as QLoRA, by from_pretrained(quantize=)",
+    "monteclora_config": "weights are not sampled",
+    "layer_replication": "layers are not repeated",
+    "runtime_config": "there is nothing to offload",
+    "lora_bias": "B has no bias",
+    "target_parameters": "there are no mixtures of experts",
+    "use_bdlora": "B is one matrix",
+    "arrow_config": "rows are routed by adapter_names",
+    "kasa_config": "singular values are not trained apart",
+    "ensure_weight_tying": "a tied head is trained by trainable_token_indices, or saved apart in modules_to_save",
+    "loftq_config": "LoftQ needs the weights that quantize= has rounded away; begin with 'pissa' on a float base",
+}
 
 
 class TaskType(StrEnum):
@@ -41,15 +62,41 @@ HEADS = {
 }
 
 
+class _Checked(type):
+    """Makes configs: a field of PEFT's that is not here has its own error."""
+
+    def __call__(cls, *by_place: Any, **given: Any) -> Any:
+        known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        taken = {name: value for name, value in given.items() if name in known}
+        for name, value in given.items():
+            if name in known or name in IDLE:
+                continue
+            if name in REFUSED:
+                if not _is_off(value):
+                    raise UnsupportedError(
+                        f"LoraConfig, {name}", f"is not supported: {REFUSED[name]}", found=repr(value)[:80]
+                    )
+                continue
+            near = difflib.get_close_matches(name, [*known, *REFUSED], 1, 0.6)
+            raise ArgumentError("LoraConfig", f"has no {name!r}", remedy=f"Is {near[0]} meant?" if near else "")
+        return super().__call__(*by_place, **taken)
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, dict | list | str) and not value)
+
+
 @dataclass(kw_only=True)
-class LoraConfig:
+class LoraConfig(metaclass=_Checked):
     """A low-rank adapter (Hu et al. 2021): W x + s B A x, s = lora_alpha / r, of the matrices `target_modules` names.
 
     Targets: names of modules, ours ("q_proj", "up_proj") or the checkpoint's ("query", "c_attn"), a regular expression
     for whole paths, or "all-linear": every matrix but the output's; q_proj and v_proj unless given. `use_rslora`: s =
     lora_alpha / sqrt(r) (Kalajdzievski 2023). `use_dora`: magnitudes apart from directions (Liu et al. 2024).
     `modules_to_save` are trained whole; a classifier's head is among them by `task_type`. `bias`: which biases are
-    trained with it: "none", "all", "lora_only". `init_lora_weights`: True (B zero), "gaussian", or False (both random).
+    trained with it: "none", "all", "lora_only". `init_lora_weights`: True (B zero), "gaussian", "orthogonal" (B A = 0),
+    False (both random); "pissa", "pissa_niter_N" and "olora" begin with a part of the matrix, which then lacks it.
+    `trainable_token_indices`: ids whose rows of the embeddings are trained whole, and of a tied head with them.
     """
 
     r: int = 8
@@ -63,6 +110,8 @@ class LoraConfig:
     use_dora: bool = False
     init_lora_weights: bool | str = True
     layers_to_transform: int | Sequence[int] | None = None
+    layers_pattern: str | Sequence[str] | None = None
+    trainable_token_indices: Sequence[int] | Mapping[str, Sequence[int]] | None = None
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     task_type: str | None = None
@@ -79,10 +128,14 @@ class LoraConfig:
             raise ArgumentError("lora_dropout", "must be at least 0 and below 1", found=self.lora_dropout)
         if self.bias not in BIASES:
             raise ArgumentError("bias", f"must be one of {', '.join(BIASES)}", found=repr(self.bias))
-        if self.init_lora_weights not in INITS:
+        if not is_known(self.init_lora_weights):
             raise UnsupportedError(
-                "init_lora_weights", "is supported at True, False and 'gaussian'", found=repr(self.init_lora_weights)
+                "init_lora_weights",
+                f"must be one of {', '.join(map(repr, (*RANDOM_INITS, *TAKEN_INITS)))}, 'pissa_niter_N'",
+                found=repr(self.init_lora_weights),
             )
+        if is_taken(self.init_lora_weights) and self.use_rslora and self.rank_pattern:
+            raise UnsupportedError("rank_pattern", f"cannot go with use_rslora and {self.init_lora_weights!r}")
         if self.task_type is not None:
             if self.task_type not in list(TaskType):
                 raise ArgumentError("task_type", f"must be one of {', '.join(TaskType)}", found=repr(self.task_type))
@@ -98,7 +151,9 @@ class LoraConfig:
             return False
         if self.layers_to_transform is not None:
             kept = self.layers_to_transform
-            layers = {int(found[1]) for path in paths if (found := re.search(r"\.(?:layers?|h)\.(\d+)\.", f".{path}"))}
+            lists = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
+            word = "|".join(map(re.escape, lists)) if lists else "layers?|h"
+            layers = {int(found[1]) for path in paths if (found := re.search(rf"\.(?:{word})\.(\d+)\.", f".{path}"))}
             if not layers & ({kept} if isinstance(kept, int) else set(kept)):
                 return False
         return wanted == ALL_LINEAR or any(matches(wanted, path) for path in paths)
@@ -112,9 +167,22 @@ class LoraConfig:
         alpha = _of_pattern(self.alpha_pattern, paths, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
+    peft_type = "LORA"
+    is_prompt_learning = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by its name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @staticmethod
+    def from_pretrained(name_or_path: str | os.PathLike[str], subfolder: str | None = None, **hub: Any) -> LoraConfig:
+        """The config of an adapter, "org/name" or a folder; UnsupportedError for another kind than LoRA."""
+        hub = {**hub, **({"subfolder": subfolder} if subfolder else {})}
+        return LoraConfig.from_file(open_snapshot(name_or_path, **hub).require(CONFIG))
+
     def save_pretrained(self, folder: str | Path, **changes: Any) -> None:
         """Writes adapter_config.json as PEFT reads it."""
-        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        values: dict[str, Any] = self.to_dict()
         values |= {"peft_type": "LORA", "inference_mode": True, **changes}
         for name, value in values.items():
             if isinstance(value, Mapping):
@@ -142,6 +210,15 @@ class LoraConfig:
             raise ConfigError(str(path), "r and lora_alpha must be there")
         given = {key: value for key, value in values.items() if key in known and value is not None}
         return LoraConfig(**given)
+
+
+class PeftConfig:
+    """PEFT's name for reading an adapter's config, whatever its kind; here the only kind is LoRA."""
+
+    @staticmethod
+    def from_pretrained(name_or_path: str | os.PathLike[str], **hub: Any) -> LoraConfig:
+        """The LoraConfig of an adapter, "org/name" or a folder; UnsupportedError for another kind."""
+        return LoraConfig.from_pretrained(name_or_path, **hub)
 
 
 def matches(wanted: str | Sequence[str], path: str) -> bool:

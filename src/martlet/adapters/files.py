@@ -8,7 +8,7 @@ share A are joined, others become one adapter of the summed rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from martlet.adapters.config import HEADS, LoraConfig, TaskType
+from martlet.adapters.embeddings import LoraEmbedding, TrainedTokens
 from martlet.adapters.layers import LoraLinear, OwnCopy
 from martlet.arch import tensors
 from martlet.errors import HubError, UnsupportedError, WeightsError
@@ -73,6 +74,17 @@ def paths_of(path: str, names: Mapping[str, Theirs]) -> list[str]:
 
 def save_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> None:
     """Writes one adapter as PEFT does: adapter_model.safetensors and adapter_config.json."""
+    tensors_out, changes = adapter_state(model, name, config)
+    save_safetensors(
+        folder / WEIGHTS,
+        {key: (WORDS[value.dtype], tuple(value.shape), _bytes(value)) for key, value in sorted(tensors_out.items())},
+        {"format": "pt"},
+    )
+    config.save_pretrained(folder, **changes)
+
+
+def adapter_state(model: Any, name: str, config: LoraConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """One adapter's tensors by PEFT's keys, and what its config says of them in the checkpoint's names."""
     names = their_names(model)
     linears = {
         path: each for path, each in model.named_modules() if isinstance(each, LoraLinear) and name in each.lora_A
@@ -87,8 +99,13 @@ def save_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> Non
             continue
         done.add(theirs.name)
         base = theirs.name.removesuffix(".weight")
-        a, b, scaling = _joined(theirs, model, name)
-        stored[f"{base}.lora_A.weight"], stored[f"{base}.lora_B.weight"] = a, b
+        module = linears[path]
+        if isinstance(module, LoraEmbedding):
+            a, b, scaling = module.lora_A[name], module.lora_B[name], module.scaling[name]
+            stored[f"{base}.lora_embedding_A"], stored[f"{base}.lora_embedding_B"] = a, b
+        else:
+            a, b, scaling = _joined(theirs, model, name)
+            stored[f"{base}.lora_A.weight"], stored[f"{base}.lora_B.weight"] = a, b
         magnitudes = _joined_magnitudes(theirs, model, name)
         if magnitudes is not None:
             stored[f"{base}.lora_magnitude_vector"] = magnitudes
@@ -100,7 +117,12 @@ def save_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> Non
             alphas[base] = round(alpha, 12)
     targets = sorted(each.removesuffix(".weight") for each in done)
     kept: dict[str, str] = {}  # our path -> theirs
+    tokens: dict[str, list[int]] = {}
     for path, module in model.named_modules():
+        if isinstance(module, TrainedTokens) and name in module.indices:
+            table = names[f"{path}.weight"].name.removesuffix(".weight")
+            stored[f"{table}.token_adapter.trainable_tokens_delta"] = module.trainable_tokens_delta[name]
+            tokens[table.rpartition(".")[2]] = module.indices[name].tolist()
         if isinstance(module, OwnCopy) and name in module.modules_to_save:
             kept[path] = paths_of(path, names)[-1]
             for leaf, value in module.modules_to_save[name].named_parameters():
@@ -108,22 +130,19 @@ def save_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> Non
     if config.bias != "none":
         stored |= _biases(model, names, config.bias)
     tensors_out = {f"{START}{key}": value.detach().cpu().contiguous() for key, value in stored.items()}
-    save_safetensors(
-        folder / WEIGHTS,
-        {key: (WORDS[value.dtype], tuple(value.shape), _bytes(value)) for key, value in sorted(tensors_out.items())},
-        {"format": "pt"},
-    )
-    config.save_pretrained(
-        folder,
-        target_modules=_shortest(targets, model, names),
-        modules_to_save=_saved_names(config, kept) or None,
-        rank_pattern=ranks,
-        alpha_pattern=alphas,
-        exclude_modules=None,
-        layers_to_transform=None,
-        fan_in_fan_out=any(_is_transposed(model, each) for each in targets),
-        base_model_name_or_path=config.base_model_name_or_path or model.name_or_path or None,
-    )
+    changes = {
+        "target_modules": _shortest(targets, model, names),
+        "modules_to_save": _saved_names(config, kept) or None,
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "trainable_token_indices": tokens or None,
+        "fan_in_fan_out": any(_is_transposed(model, each) for each in targets),
+        "base_model_name_or_path": config.base_model_name_or_path or model.name_or_path or None,
+    }
+    return tensors_out, changes
 
 
 def load_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> None:
@@ -131,33 +150,48 @@ def load_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> Non
     path = next((folder / file for file in (WEIGHTS, PICKLE) if (folder / file).is_file()), None)
     if path is None:
         raise HubError(str(folder), f"must hold {WEIGHTS}")
-    source, names = open_weights(path), their_names(model)
-    unread = set(source.names())
+    source = open_weights(path)
+    fill_adapter(model, name, config, str(path), source.names(), lambda key: read_tensor(source, key))
+
+
+def fill_adapter(
+    model: Any, name: str, config: LoraConfig, subject: str, keys: Iterable[str], read: Callable[[str], Tensor]
+) -> None:
+    """Fills the adapter `name` from tensors by PEFT's keys; WeightsError (of `subject`) if they do not fit."""
+    names, held = their_names(model), set(keys)
+    unread = set(held)
 
     def take(key: str, shape: Sequence[int]) -> Tensor:
         key = f"{START}{key}"
-        if key not in source:
-            raise WeightsError(str(path), f"{key} is missing", remedy="Is the adapter of this base model?")
+        if key not in held:
+            raise WeightsError(subject, f"{key} is missing", remedy="Is the adapter of this base model?")
         unread.discard(key)
-        value = read_tensor(source, key)
+        value = read(key)
         if tuple(value.shape) != tuple(shape):
             raise WeightsError(
-                str(path), f"{key} must be of shape {list(shape)}", found=list(value.shape),
+                subject, f"{key} must be of shape {list(shape)}", found=list(value.shape),
                 remedy="Is the adapter of this base model?",
             )  # fmt: skip
         return value
 
     with torch.no_grad():
         for own, module in list(model.named_modules()):
-            if isinstance(module, LoraLinear) and name in module.lora_A:
+            if isinstance(module, LoraEmbedding) and name in module.lora_A:
+                base = names[f"{own}.weight"].name.removesuffix(".weight")
+                for leaf, table in (("A", module.lora_A), ("B", module.lora_B)):
+                    table[name].copy_(take(f"{base}.lora_embedding_{leaf}", table[name].shape))
+            elif isinstance(module, TrainedTokens) and name in module.indices:
+                base, rows = names[f"{own}.weight"].name.removesuffix(".weight"), module.trainable_tokens_delta[name]
+                rows.copy_(take(f"{base}.token_adapter.trainable_tokens_delta", rows.shape))
+            elif isinstance(module, LoraLinear) and name in module.lora_A:
                 theirs = names[f"{own}.weight"]
                 sizes = {part: model.get_submodule(part.removesuffix(".weight")).out_features for part in theirs.parts}
-                rows, total = theirs.rows_of(f"{own}.weight", sizes), sum(sizes.values())
+                order, total = theirs.rows_of(f"{own}.weight", sizes), sum(sizes.values())
                 base, a = theirs.name.removesuffix(".weight"), module.lora_A[name]
                 a.copy_(take(f"{base}.lora_A.weight", a.shape))
-                module.lora_B[name].copy_(take(f"{base}.lora_B.weight", (total, a.shape[0]))[rows])
+                module.lora_B[name].copy_(take(f"{base}.lora_B.weight", (total, a.shape[0]))[order])
                 if name in module.lora_magnitude_vector:
-                    module.lora_magnitude_vector[name].copy_(take(f"{base}.lora_magnitude_vector", (total,))[rows])
+                    module.lora_magnitude_vector[name].copy_(take(f"{base}.lora_magnitude_vector", (total,))[order])
             elif isinstance(module, OwnCopy) and name in module.modules_to_save:
                 for leaf, value in module.modules_to_save[name].named_parameters():
                     value.copy_(take(names[f"{own}.{leaf}"].name, value.shape))
@@ -166,11 +200,30 @@ def load_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> Non
                 target.copy_(take(key, target.shape))
         # with biases PEFT writes a module saved whole a second and a third time
         unread = {key for key in unread if ".original_module." not in key and ".modules_to_save." not in key}
+        unread -= _same_tables(model, names, read, unread)
     if unread:
         raise WeightsError(
-            str(path), f"{len(unread)} tensors that this adapter does not use: {', '.join(sorted(unread)[:4])}",
+            subject, f"{len(unread)} tensors that this adapter does not use: {', '.join(sorted(unread)[:4])}",
             remedy="Is the adapter of this base model?",
         )  # fmt: skip
+
+
+def _same_tables(
+    model: Any, names: Mapping[str, Theirs], read: Callable[[str], Tensor], unread: Iterable[str]
+) -> set[str]:
+    """Embeddings and heads that PEFT wrote beside an adapter of theirs: those that are as the base has them."""
+    own = {each.name: part for part, each in names.items() if len(each.parts) == 1}
+    found = set()
+    for key in unread:
+        path, _, leaf = key.removeprefix(START).replace(".base_layer.", ".").rpartition(".")
+        part = own.get(f"{path}.{leaf}")
+        if part is None or leaf != "weight":
+            continue
+        module = model.get_submodule(part.removesuffix(".weight"))
+        value, weight = read(key), module.weight
+        if value.shape == weight.shape and torch.equal(value.to(weight.dtype), weight.detach().cpu()):
+            found.add(key)
+    return found
 
 
 def _joined(theirs: Theirs, model: Any, name: str) -> tuple[Tensor, Tensor, float]:
@@ -260,7 +313,8 @@ def _shortest(targets: Sequence[str], model: Any, names: Mapping[str, Theirs]) -
 
 def _is_matrix(model: Any, part: str) -> bool:
     path, _, leaf = part.rpartition(".")
-    return leaf == "weight" and hasattr(model.get_submodule(path), "in_features")
+    module = model.get_submodule(path)
+    return leaf == "weight" and (hasattr(module, "in_features") or isinstance(module, torch.nn.Embedding))
 
 
 def _is_transposed(model: Any, target: str) -> bool:

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from martlet.adapters.inits import First, draw, is_taken, take
 from martlet.errors import ArgumentError, UnsupportedError
-from martlet.nn.draws import SampleDropout, mix
+from martlet.nn.draws import SampleDropout
 from martlet.nn.packed import PackedLinear
 
 BASE = "__base__"  # PEFT's name for a row without an adapter
@@ -69,6 +70,7 @@ class LoraLinear(nn.Module):
         self.lora_magnitude_vector = nn.ParameterDict()
         self.lora_dropout = nn.ModuleDict()
         self.scaling: dict[str, float] = {}
+        self.taken: dict[str, First] = {}  # what the base's weight lacks since an adapter began with a part of it
         self.original: Tensor | None = None  # the base's weight while adapters are merged into it
 
     @property
@@ -90,30 +92,60 @@ class LoraLinear(nn.Module):
         return int(self.base_layer.out_features)
 
     def add(self, name: str, rank: int, scaling: float, dropout: float, init: bool | str, path: str) -> None:
-        """A new adapter; its first weights are a function of torch's seed, its name and the layer's path."""
+        """A new adapter; its first weights are a function of torch's seed, its name and the layer's path, or taken out
+        of the base's weight."""
         device = self.weight.device
+        if is_taken(init):
+            first = self._take(name, str(init), rank, scaling)
+        else:
+            first = draw(init, rank, (self.out_features, self.in_features), f"{name} {path}")
         dtype = torch.float32 if self.weight.dtype in (torch.bfloat16, torch.float16) else self.weight.dtype
         dtype = dtype if dtype.is_floating_point else torch.float32
-        a, b = torch.empty(rank, self.in_features), torch.zeros(self.out_features, rank)
-        generator = torch.Generator().manual_seed(mix(torch.initial_seed(), *f"{name} {path}".encode()) >> 1)
-        if init == "gaussian":
-            a.normal_(0.0, 1 / rank, generator=generator)
-        else:  # as nn.Linear begins
-            a.uniform_(-(self.in_features**-0.5), self.in_features**-0.5, generator=generator)
-        if init is False:
-            b.uniform_(-(rank**-0.5), rank**-0.5, generator=generator)
-        self.lora_A[name] = nn.Parameter(a.to(device, dtype))
-        self.lora_B[name] = nn.Parameter(b.to(device, dtype))
+        self.lora_A[name] = nn.Parameter(first.a.to(device, dtype).clone())
+        self.lora_B[name] = nn.Parameter(first.b.to(device, dtype).clone())
         self.lora_dropout[name] = SampleDropout(dropout)
         self.scaling[name] = scaling
 
+    def _take(self, name: str, init: str, rank: int, scaling: float) -> First:
+        if isinstance(self.base_layer, PackedLinear):
+            raise UnsupportedError(
+                "init_lora_weights", "takes a part out of the weights, and those in blocks would be rounded again",
+                found=repr(init), remedy="Load the base without quantize=.",
+            )  # fmt: skip
+        if self.taken:
+            raise UnsupportedError("init_lora_weights", "one adapter of a model may begin with a part of its weights")
+        with torch.no_grad():
+            weight = self.weight.detach().float()
+            first = take(init, rank, weight, scaling)
+            left = (weight - scaling * first.b @ first.a).to(self.weight.dtype)
+            self.base_layer.weight = nn.Parameter(left, requires_grad=False)
+        self.taken[name] = first
+        return first
+
+    def _missing(self, acting: Sequence[str]) -> Tensor | None:
+        """What the base's weight lacks for those adapters that do not act, float32."""
+        out = None
+        for name, first in self.taken.items():
+            if name not in acting:
+                lacking = self.scaling[name] * first.b.to(self.weight.device) @ first.a.to(self.weight.device)
+                out = lacking if out is None else out + lacking
+        return out
+
+    def give_back(self) -> None:
+        """Puts into the base's weight what adapters took out of it, up to its rounding."""
+        lacking = self._missing(())
+        if lacking is not None:
+            whole = (self.weight.detach().float() + lacking).to(self.weight.dtype)
+            self.base_layer.weight = nn.Parameter(whole, requires_grad=False)
+            self.taken = {}
+
     def add_magnitude(self, name: str) -> None:
         """DoRA's magnitudes, at first the rows' own."""
-        with torch.no_grad():
-            norms = self._row_norms(name).to(self.lora_A[name].dtype)
-        self.lora_magnitude_vector[name] = nn.Parameter(norms)
+        self.lora_magnitude_vector[name] = nn.Parameter(self._row_norms(name).to(self.lora_A[name].dtype))
 
     def remove(self, name: str) -> None:
+        if name in self.taken:
+            self.give_back()
         for each in (self.lora_A, self.lora_B, self.lora_magnitude_vector, self.lora_dropout):
             if name in each:
                 del each[name]
@@ -125,12 +157,15 @@ class LoraLinear(nn.Module):
         return out
 
     def _row_norms(self, name: str) -> Tensor:
-        norms: Tensor = (self.weight.float() + self.change(name)).norm(dim=1)
+        with torch.no_grad():  # taken as a constant (Liu et al. 2024, section 4.3)
+            norms: Tensor = (self.weight.float() + self.change(name)).norm(dim=1)
         return norms
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base_layer(x)
         routing = None if self.switch.is_disabled or self.switch.merged else self.switch.routing
+        if self.taken and not self.switch.merged:
+            out = self._with_taken(x, out, routing)
         if routing is not None:
             for name in dict.fromkeys(routing.adapters):
                 if name in self.lora_A:
@@ -143,6 +178,19 @@ class LoraLinear(nn.Module):
                 out = out + self._added(name, x, base)
         return out
 
+    def _with_taken(self, x: Tensor, out: Tensor, routing: Routing | None) -> Tensor:
+        """The base's output by its whole weight, where the adapter that took a part of it does not act."""
+        for name, first in self.taken.items():
+            if routing is None and name in self.switch.acting:
+                continue
+            a, b = first.a.to(x.device), first.b.to(x.device)
+            back = F.linear(F.linear(x.to(a.dtype), a), b).to(out.dtype) * self.scaling[name]
+            if routing is not None and name in routing.adapters:
+                places = routing.places(name, x)
+                back = back.index_fill(0, places, 0.0)
+            out = out + back
+        return out
+
     def _added(self, name: str, x: Tensor, base: Tensor) -> Tensor:
         a, b, scaling = self.lora_A[name], self.lora_B[name], self.scaling[name]
         dropout: Any = self.lora_dropout[name]
@@ -150,8 +198,7 @@ class LoraLinear(nn.Module):
         low: Tensor = F.linear(F.linear(dropped, a), b) * scaling
         if name not in self.lora_magnitude_vector:
             return low.to(base.dtype)
-        # the norm is taken as a constant (Liu et al. 2024, section 4.3)
-        share = self.lora_magnitude_vector[name] / self._row_norms(name).detach().to(a.dtype)
+        share = self.lora_magnitude_vector[name] / self._row_norms(name).to(a.dtype)
         if dropout.training and dropout.p > 0:
             plain = F.linear(dropped, self.weight.to(a.dtype))
         else:
@@ -162,6 +209,8 @@ class LoraLinear(nn.Module):
     def merged_weight(self, names: Sequence[str]) -> Tensor:
         """The base's weight with these adapters in it, in its dtype."""
         weight = self.weight.detach().float()
+        lacking = self._missing(names)
+        weight = weight if lacking is None else weight + lacking
         for name in names:
             if name not in self.lora_A:
                 continue

@@ -12,11 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from martlet.adapters.combine import add_weighted
 from martlet.adapters.config import ALL_LINEAR, HEADS, LoraConfig, TaskType
-from martlet.adapters.files import PICKLE, WEIGHTS, keys_of, load_adapter, paths_of, save_adapter, their_names
+from martlet.adapters.embeddings import LoraEmbedding, TiedHead, TrainedTokens
+from martlet.adapters.files import (
+    PICKLE,
+    WEIGHTS,
+    adapter_state,
+    fill_adapter,
+    keys_of,
+    load_adapter,
+    paths_of,
+    save_adapter,
+    their_names,
+)
+from martlet.adapters.inits import is_taken
 from martlet.adapters.layers import BASE, LoraLinear, OwnCopy, Routing, Switch
 from martlet.errors import ArgumentError, UnsupportedError
+from martlet.formats import open_weights
 from martlet.hub import open_snapshot
+from martlet.nn.load import read_tensor
 from martlet.nn.packed import PackedLinear
 from martlet.nn.ragged import find_padding
 
@@ -134,33 +149,49 @@ class PeftModel(nn.Module):
                 layer.add_magnitude(adapter_name)
         for path in whole:
             self._own_copy(path).add(adapter_name)
+        for path, tokens in self._tokens(config).items():
+            self._token_table(path).add(adapter_name, tokens)
         self.peft_config[adapter_name] = config
         self._set_trainable()
 
-    def set_adapter(self, adapter_name: str | Sequence[str]) -> None:
-        """Makes an adapter, or several added up, the active one; only it learns."""
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float],
+        adapter_name: str,
+        combination_type: str = "svd",
+        svd_rank: int | None = None,
+    ) -> None:
+        """A new adapter, the sum of others' changes by weights: "cat" (exact), "svd" (the nearest of a rank), "linear"
+        (A and B by themselves)."""
+        add_weighted(self, adapters, weights, adapter_name, combination_type, svd_rank)
+
+    def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
+        """Makes an adapter, or several added up, the active one; only it learns, in `inference_mode` none."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         self._check_names(names, len(names))
         self._not_merged("set_adapter")
         self.switch.active = names
         self._set_trainable()
+        if inference_mode:
+            self.set_requires_grad(names, False)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Takes an adapter out; the first of the others becomes active if it was."""
         self._check_names([adapter_name], 1)
         self._not_merged("delete_adapter")
         for module in self.base_model.modules():
-            if isinstance(module, LoraLinear | OwnCopy):
+            if isinstance(module, LoraLinear | OwnCopy | TrainedTokens):
                 module.remove(adapter_name)
         del self.peft_config[adapter_name]
         self.switch.active = [name for name in self.switch.active if name != adapter_name] or list(self.peft_config)[:1]
         self._set_trainable()
 
     def load_adapter(
-        self, model_id: str | os.PathLike[str], adapter_name: str = "default", *, is_trainable: bool = False, **hub: Any
+        self, model_id: str | os.PathLike[str], adapter_name: str = "default", is_trainable: bool = False, **hub: Any
     ) -> None:
         """Adds an adapter saved by PEFT or here, of "org/name" or a folder; WeightsError if it does not fit exactly."""
-        folder = adapter_folder(model_id, hub)
+        folder = adapter_folder(model_id, _of_hub(hub))
         config = replace(LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable)
         self.add_adapter(adapter_name, config)
         try:
@@ -183,6 +214,26 @@ class PeftModel(nn.Module):
             if merged:
                 self.merge_adapter(merged)
 
+    def disable_adapter_layers(self) -> None:
+        """From here on the model is the base model, until `enable_adapter_layers`."""
+        self.switch.is_disabled = True
+
+    def enable_adapter_layers(self) -> None:
+        """Adapters act again."""
+        self.switch.is_disabled = False
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        """Whether adapters learn, whichever acts."""
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        self._check_names(names, len(names))
+        for own, parameter in self.base_model.named_parameters():
+            if set(own.split(".")) & set(names):
+                parameter.requires_grad_(requires_grad)
+
+    @property
+    def peft_type(self) -> str:
+        return "LORA"
+
     # merging
 
     def merge_adapter(self, adapter_names: Sequence[str] | None = None, *, safe_merge: bool = False) -> None:
@@ -191,18 +242,27 @@ class PeftModel(nn.Module):
         names = self.active_adapters if adapter_names is None else list(adapter_names)
         self._check_names(names, len(names))
         for module in self.base_model.modules():
-            if isinstance(module, LoraLinear):
+            if isinstance(module, LoraLinear | TrainedTokens):
                 module.merge(names, safe_merge)
+        self._tie_heads()
         self.switch.merged = names
 
     def unmerge_adapter(self) -> None:
         """Takes merged adapters out again."""
         for module in self.base_model.modules():
-            if isinstance(module, LoraLinear):
+            if isinstance(module, LoraLinear | TrainedTokens):
                 module.unmerge()
+        self._tie_heads()
         self.switch.merged = []
 
-    def merge_and_unload(self, safe_merge: bool = False, adapter_names: Sequence[str] | None = None) -> Any:
+    def _tie_heads(self) -> None:
+        for module in self.base_model.modules():
+            if isinstance(module, TiedHead):
+                module.base_layer.weight = module.tables[0].base_layer.weight
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: Sequence[str] | None = None
+    ) -> Any:
         """The base model with adapters (the active ones) in its weights, and no trace of them beside."""
         if not self.switch.merged:
             self.merge_adapter(adapter_names, safe_merge=safe_merge)
@@ -212,11 +272,14 @@ class PeftModel(nn.Module):
         """The base model as it was, without adapters."""
         self.unmerge_adapter()
         self.switch.active = []
+        for module in self.base_model.modules():
+            if isinstance(module, LoraLinear):
+                module.give_back()
         return self._unloaded()
 
     def _unloaded(self) -> Any:
         for path, module in list(self.base_model.named_modules()):
-            if isinstance(module, LoraLinear):
+            if isinstance(module, LoraLinear | TrainedTokens | TiedHead):
                 self._put(path, module.base_layer)
             elif isinstance(module, OwnCopy):
                 self._put(path, module.current)
@@ -231,9 +294,25 @@ class PeftModel(nn.Module):
         *,
         selected_adapters: Sequence[str] | None = None,
         safe_serialization: bool = True,
+        save_embedding_layers: bool | str = "auto",
+        is_main_process: bool = True,
+        path_initial_model_for_weight_conversion: str | os.PathLike[str] | None = None,
     ) -> None:
         """Writes adapters (all, or `selected_adapters`) as PEFT does: "default" into the folder, others each into one
-        of its name inside it."""
+        of its name inside it. A process that is not the main one writes nothing. The base's embeddings are not written:
+        `modules_to_save` names what is trained whole, `trainable_token_indices` what is of few tokens."""
+        if save_embedding_layers not in (False, "auto"):
+            raise UnsupportedError(
+                "save_embedding_layers", "the base's embeddings are not written", found=repr(save_embedding_layers),
+                remedy="Name them in modules_to_save.",
+            )  # fmt: skip
+        if path_initial_model_for_weight_conversion is not None:
+            raise UnsupportedError(
+                "path_initial_model_for_weight_conversion",
+                "an adapter that began with a part of the weights is written as it is, for the base it began on",
+            )
+        if not is_main_process:
+            return
         if not safe_serialization:
             raise ArgumentError("safe_serialization", "must be True: pickles are read, never written", found=False)
         self._not_merged("save_pretrained")
@@ -250,13 +329,16 @@ class PeftModel(nn.Module):
         model: Any,
         model_id: str | os.PathLike[str],
         adapter_name: str = "default",
-        *,
         is_trainable: bool = False,
+        config: LoraConfig | None = None,
         **hub: Any,
     ) -> PeftModel:
-        """`model` with an adapter that PEFT or `save_pretrained` wrote, to run, or with `is_trainable` to learn."""
-        folder = adapter_folder(model_id, hub)
-        config = replace(LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable)
+        """`model` with an adapter that PEFT or `save_pretrained` wrote, to run, or with `is_trainable` to learn.
+        `config` in place of the file's."""
+        folder = adapter_folder(model_id, _of_hub(hub))
+        config = replace(
+            config or LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable
+        )
         made = cls(model, config, adapter_name)
         load_adapter(folder, model, adapter_name, config)
         return made.train(model.training)
@@ -284,6 +366,9 @@ class PeftModel(nn.Module):
                 for table in (module.lora_A, module.lora_B, module.lora_magnitude_vector):
                     for name, parameter in table.items():
                         parameter.requires_grad_(name in learning)
+            elif isinstance(module, TrainedTokens):
+                for name, parameter in module.trainable_tokens_delta.items():
+                    parameter.requires_grad_(name in learning)
             elif isinstance(module, OwnCopy):
                 for name, copy in module.modules_to_save.items():
                     copy.requires_grad_(name in learning)
@@ -306,7 +391,10 @@ class PeftModel(nn.Module):
         """Paths of the matrices a config names -> their paths, ours and the checkpoint's."""
         names, found, known = their_names(self.base_model), {}, set()
         for path, module in self.base_model.named_modules():
-            if not hasattr(module, "in_features") or path.rpartition(".")[2] in ("base_layer", "original_module"):
+            is_table = isinstance(module, nn.Embedding | LoraEmbedding) and config.target_modules != ALL_LINEAR
+            if not is_table and (not hasattr(module, "in_features") or isinstance(module, LoraEmbedding)):
+                continue
+            if path.rpartition(".")[2] in ("base_layer", "original_module"):
                 continue
             if ".modules_to_save." in path or (config.target_modules == ALL_LINEAR and path in OUTPUTS):
                 continue
@@ -319,6 +407,12 @@ class PeftModel(nn.Module):
                         "a head that is the embedding table cannot be adapted by itself",
                         found=repr(config.target_modules),
                         remedy="Leave it to exclude_modules, or name it in modules_to_save.",
+                    )
+                if is_taken(config.init_lora_weights) and len(names[f"{path}.weight"].parts) > 1:
+                    raise UnsupportedError(
+                        "init_lora_weights",
+                        "takes a part out of a matrix, and the checkpoint has this one as a part of another",
+                        found=f"{config.init_lora_weights!r} for {names[f'{path}.weight'].name}",
                     )
                 found[path] = paths
         if not found:
@@ -336,7 +430,7 @@ class PeftModel(nn.Module):
         for path, module in self.base_model.named_modules():
             if any(part in f".{path}." for part in (".modules_to_save.", ".original_module.", ".base_layer.")):
                 continue
-            is_whole = isinstance(module, OwnCopy | LoraLinear)
+            is_whole = isinstance(module, OwnCopy | LoraLinear | TrainedTokens | TiedHead)
             if not is_whole and (list(module.children()) or not list(module.parameters(recurse=False))):
                 continue
             paths = paths_of(path, names)
@@ -351,9 +445,45 @@ class PeftModel(nn.Module):
 
     def _adapted(self, path: str) -> LoraLinear:
         module = self.base_model.get_submodule(path)
+        if isinstance(module, TrainedTokens | TiedHead):
+            raise ArgumentError("target_modules", "a table whose tokens are trained is not adapted as well", found=path)
         if not isinstance(module, LoraLinear):
-            module = LoraLinear(module, self.switch)
+            kind = LoraEmbedding if isinstance(module, nn.Embedding) else LoraLinear
+            module = kind(module, self.switch)
             self._put(path, module)
+        return module
+
+    def _tokens(self, config: LoraConfig) -> dict[str, Sequence[int]]:
+        """Paths of the tables that `trainable_token_indices` names -> its ids."""
+        asked = config.trainable_token_indices
+        if asked is None:
+            return {}
+        if not isinstance(asked, Mapping):
+            asked = {"embed_tokens": asked}
+        names, out = their_names(self.base_model), {}
+        tables = {
+            path: paths_of(path, names)
+            for path, module in self.base_model.named_modules()
+            if isinstance(module, nn.Embedding | TrainedTokens) and not path.endswith(("base_layer", "original_module"))
+        }
+        for name, tokens in asked.items():
+            found = [path for path, paths in tables.items() if any(each.endswith(name) for each in paths)]
+            if len(found) != 1:
+                known = keys_of({each.rpartition(".")[2] for paths in tables.values() for each in paths})
+                raise ArgumentError("trainable_token_indices", f"must name one table of {known}", found=repr(name))
+            out[found[0]] = tokens
+        return out
+
+    def _token_table(self, path: str) -> TrainedTokens:
+        module = self.base_model.get_submodule(path)
+        if isinstance(module, LoraLinear | OwnCopy):
+            raise ArgumentError("trainable_token_indices", "the table is adapted or saved whole already", found=path)
+        if not isinstance(module, TrainedTokens):
+            module = TrainedTokens(module, self.switch)
+            self._put(path, module)
+            head = getattr(self.base_model, "lm_head", None)
+            if self.base_model.arch.tied and isinstance(head, nn.Linear) and path.endswith("embed_tokens"):
+                self._put("lm_head", TiedHead(head, module))
         return module
 
     def _own_copy(self, path: str) -> OwnCopy:
@@ -409,18 +539,80 @@ class PeftModel(nn.Module):
             self.switch.routing = None
 
 
-def get_peft_model(model: Any, peft_config: LoraConfig, adapter_name: str = "default") -> PeftModel:
-    """`model`, frozen, with a new adapter that learns. The model is changed in place, as PEFT does."""
+# PEFT has a class for each task; here the base model knows its own
+PeftModelForCausalLM = PeftModelForFeatureExtraction = PeftModelForQuestionAnswering = PeftModel
+PeftModelForSequenceClassification = PeftModelForTokenClassification = PeftModel
+
+
+def get_peft_model(
+    model: Any,
+    peft_config: LoraConfig,
+    adapter_name: str = "default",
+    mixed: bool = False,
+    autocast_adapter_dtype: bool = True,
+    revision: str | None = None,
+    low_cpu_mem_usage: bool = False,
+) -> PeftModel:
+    """`model`, frozen, with a new adapter that learns. The model is changed in place, as PEFT does.
+
+    `revision` of the base is kept in the config; `low_cpu_mem_usage` changes nothing here.
+    """
+    if mixed:
+        raise UnsupportedError("mixed", "adapters are of one kind, LoRA", found=mixed)
+    if not autocast_adapter_dtype:
+        raise UnsupportedError("autocast_adapter_dtype", "adapters are float32 on a half-precision base", found=False)
+    if revision is not None and isinstance(peft_config, LoraConfig):
+        peft_config = replace(peft_config, revision=revision)
     return PeftModel(model, peft_config, adapter_name)
 
 
-def prepare_model_for_kbit_training(model: Any, use_gradient_checkpointing: bool = True) -> Any:
+def prepare_model_for_kbit_training(
+    model: Any, use_gradient_checkpointing: bool = True, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+) -> Any:
     """`model` with every weight frozen, and blocks computed again in the backward pass unless told not to."""
+    if unknown := set(gradient_checkpointing_kwargs or {}) - {"use_reentrant"}:
+        raise UnsupportedError("gradient_checkpointing_kwargs", "each block is checkpointed", found=sorted(unknown))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if use_gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return model
+
+
+def get_peft_model_state_dict(model: PeftModel, adapter_name: str = "default") -> dict[str, Tensor]:
+    """One adapter's tensors under the names they have in a file of PEFT's."""
+    model._check_names([adapter_name], 1)
+    return adapter_state(model.base_model, adapter_name, model.peft_config[adapter_name])[0]
+
+
+def set_peft_model_state_dict(
+    model: PeftModel, peft_model_state_dict: Mapping[str, Tensor], adapter_name: str = "default"
+) -> None:
+    """Fills an adapter from such tensors; WeightsError if they are not exactly its own."""
+    model._check_names([adapter_name], 1)
+    config, held = model.peft_config[adapter_name], peft_model_state_dict
+    fill_adapter(model.base_model, adapter_name, config, "state dict", held, lambda key: held[key])
+
+
+def load_peft_weights(model_id: str | os.PathLike[str], device: str | None = None, **hub: Any) -> dict[str, Tensor]:
+    """The tensors of an adapter, of "org/name" or a folder, by PEFT's names."""
+    folder = adapter_folder(model_id, _of_hub(hub))
+    source = open_weights(next(folder / each for each in (WEIGHTS, PICKLE) if (folder / each).is_file()))
+    return {key: read_tensor(source, key).clone().to(device or "cpu") for key in source.names()}
+
+
+HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+IDLE_WORDS = ("low_cpu_mem_usage", "torch_device", "autocast_adapter_dtype", "ephemeral_gpu_offload")  # of no effect
+
+
+def _of_hub(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of the Hub among those of a load; ArgumentError for any other."""
+    for name in given:
+        if name not in (*HUB, *IDLE_WORDS):
+            raise ArgumentError("from_pretrained", f"has no {name!r}", remedy=f"There are {', '.join(HUB)}.")
+    if given.get("autocast_adapter_dtype") is False:
+        raise UnsupportedError("autocast_adapter_dtype", "adapters are float32 on a half-precision base", found=False)
+    return {name: value for name, value in given.items() if name in HUB}
 
 
 def adapter_folder(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:

@@ -70,19 +70,21 @@ def _init(path: Path) -> int:
 
 def _plan(path: Path, arguments: argparse.Namespace) -> int:
     from martlet.cli.tables import bytes_text, count_text, table
-    from martlet.training.config import plan_run, read_config
+    from martlet.training.config import read_config
+    from martlet.training.planning import plan_run
     from martlet.training.watch import show_seconds
 
     plan = plan_run(read_config(path, arguments.set))
     if arguments.json:
         print(json.dumps(plan))
         return 0
+    parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in plan["memory"].items())
     rows = [
-        ("parameters", count_text(plan["parameters"])),
+        ("parameters", f"{count_text(plan['parameters'])}, {count_text(plan['trainable'])} of which learn"),
         ("rows", f"{plan['rows']:,} of {plan['tokens_a_row']} tokens, longest {plan['longest_row']} (sampled)"),
         ("steps", f"{plan['steps']:,} of {plan['samples_a_step']} rows"),
         ("tokens", f"{plan['tokens']:,}"),
-        ("memory", f"about {bytes_text(plan['memory_bytes'])}"),
+        ("memory", f"about {bytes_text(plan['memory_bytes'])}: {parts}"),
         ("time", f"at least {show_seconds(plan['seconds'])} at this machine's peak"),
     ]
     print(table(rows))

@@ -4,6 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _FILES = {
+    "AutoPeftModelForCausalLM": "peft",
+    "AutoPeftModelForFeatureExtraction": "peft",
+    "AutoPeftModelForQuestionAnswering": "peft",
+    "AutoPeftModelForSequenceClassification": "peft",
+    "AutoPeftModelForTokenClassification": "peft",
     "DPOTrainer": "dpo",
     "DataCollatorForLanguageModeling": "martlet.datasets.collators",
     "DataCollatorForSeq2Seq": "martlet.datasets.collators",
@@ -12,7 +17,13 @@ _FILES = {
     "EarlyStoppingCallback": "callbacks",
     "EvalPrediction": "outputs",
     "LoraConfig": "peft",
+    "PeftConfig": "peft",
     "PeftModel": "peft",
+    "PeftModelForCausalLM": "peft",
+    "PeftModelForFeatureExtraction": "peft",
+    "PeftModelForQuestionAnswering": "peft",
+    "PeftModelForSequenceClassification": "peft",
+    "PeftModelForTokenClassification": "peft",
     "PredictionOutput": "outputs",
     "Seq2SeqTrainer": "seq2seq",
     "Seq2SeqTrainingArguments": "seq2seq",
@@ -34,9 +45,12 @@ _FILES = {
     "get_inverse_sqrt_schedule": "schedules",
     "get_linear_schedule_with_warmup": "schedules",
     "get_peft_model": "peft",
+    "get_peft_model_state_dict": "peft",
     "get_polynomial_decay_schedule_with_warmup": "schedules",
     "get_scheduler": "schedules",
+    "load_peft_weights": "peft",
     "prepare_model_for_kbit_training": "peft",
+    "set_peft_model_state_dict": "peft",
 }
 
 __all__ = sorted(_FILES)
@@ -55,11 +69,25 @@ if TYPE_CHECKING:
     from martlet.training.estimators import TextClassifier, TextRegressor, TokenClassifier
     from martlet.training.outputs import EvalPrediction, PredictionOutput, TrainOutput
     from martlet.training.peft import (
+        AutoPeftModelForCausalLM,
+        AutoPeftModelForFeatureExtraction,
+        AutoPeftModelForQuestionAnswering,
+        AutoPeftModelForSequenceClassification,
+        AutoPeftModelForTokenClassification,
         LoraConfig,
+        PeftConfig,
         PeftModel,
+        PeftModelForCausalLM,
+        PeftModelForFeatureExtraction,
+        PeftModelForQuestionAnswering,
+        PeftModelForSequenceClassification,
+        PeftModelForTokenClassification,
         TaskType,
         get_peft_model,
+        get_peft_model_state_dict,
+        load_peft_weights,
         prepare_model_for_kbit_training,
+        set_peft_model_state_dict,
     )
     from martlet.training.schedules import (
         get_constant_schedule,

@@ -1,7 +1,8 @@
-"""A run as a YAML file says it: read strictly, made into a Trainer, planned before it starts."""
+"""A run as a YAML file says it: read strictly, made into a Trainer."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from martlet.errors import ArgumentError, UnsupportedError
 from martlet.training.arguments import TrainingArguments
 from martlet.training.callbacks import TrainerCallback
 
-KEYS = ("model", "dtype", "task", "num_labels", "train_data", "eval_data", "training")
+KEYS = ("model", "dtype", "quantize", "task", "num_labels", "lora", "train_data", "eval_data", "training")
 TASKS = {
     "causal-lm": "AutoModelForCausalLM",
     "masked-lm": "AutoModelForMaskedLM",
@@ -21,6 +22,13 @@ TASKS = {
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
 }
+LORA_TASKS = {
+    "causal-lm": "CAUSAL_LM",
+    "sequence-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+    "question-answering": "QUESTION_ANS",
+}
+QUANTIZED = ("int8", "int4")
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 
 EXAMPLE = """\
@@ -32,6 +40,15 @@ model: org/name              # a folder, a .gguf file, or a name on the Hub
 dtype: float32               # bfloat16 takes half the memory
 task: causal-lm              # masked-lm, sequence-classification, token-classification, question-answering
 # num_labels: 2              # of the classification tasks
+
+# Adapters are trained in place of the weights: every name of LoraConfig. {} is all its defaults.
+# lora:
+#   r: 16
+#   lora_alpha: 32
+#   target_modules: all-linear
+#   lora_dropout: 0.05
+#   use_dora: false            # magnitudes apart from directions; about a third slower
+# quantize: int4               # or int8: the frozen matrices in blocks (QLoRA); with lora
 
 # .jsonl, .json, .csv, .parquet or .txt. Rows have a column text, or messages (a chat: the assistant's words are
 # learnt), or input_ids; classification has a column label.
@@ -97,6 +114,11 @@ def check_config(found: Mapping[str, Any], subject: str) -> dict[str, Any]:
     task = found.get("task", "causal-lm")
     if task not in TASKS:
         raise ArgumentError(subject, f"task must be one of {', '.join(TASKS)}", found=repr(task))
+    quantize, lora = found.get("quantize"), lora_config(found, subject)
+    if quantize is not None and lora is None:
+        raise ArgumentError(subject, "quantize freezes the matrices, so it needs lora", found=repr(quantize))
+    if quantize is not None and quantize not in QUANTIZED:
+        raise ArgumentError(subject, f"quantize must be one of {', '.join(QUANTIZED)}", found=repr(quantize))
     training = found.get("training") or {}
     if not isinstance(training, Mapping):
         raise ArgumentError(subject, "training must be keys and values", found=repr(training))
@@ -105,6 +127,25 @@ def check_config(found: Mapping[str, Any], subject: str) -> dict[str, Any]:
         name: _value(each) if name in numbers and isinstance(each, str) else each for name, each in training.items()
     }
     return {**found, "task": task, "training": settled}
+
+
+def lora_config(found: Mapping[str, Any], subject: str) -> Any:
+    """The LoraConfig of the key `lora`, or None without one."""
+    if "lora" not in found:
+        return None
+    from martlet.adapters import LoraConfig
+
+    given = found["lora"] if found["lora"] is not None else {}
+    if not isinstance(given, Mapping):
+        raise ArgumentError(subject, "lora must be keys and values", found=repr(given))
+    known = [each.name for each in fields(LoraConfig)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1, 0.6)
+            raise ArgumentError(
+                subject, f"lora has no key {name!r}", remedy=f"Is {near[0]} meant?" if near else f"There are {known}."
+            )
+    return LoraConfig(**{"task_type": LORA_TASKS.get(found.get("task", "causal-lm")), **given})
 
 
 def load_rows(path: str) -> Any:
@@ -120,6 +161,7 @@ def load_rows(path: str) -> Any:
 def build_trainer(config: Mapping[str, Any], callbacks: Sequence[TrainerCallback] = ()) -> Any:
     """The Trainer that a config describes."""
     import martlet
+    from martlet.datasets.collators import DataCollatorForLanguageModeling
     from martlet.tokenizers.auto import AutoTokenizer
     from martlet.training.trainer import Trainer
 
@@ -130,58 +172,23 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[TrainerCallback
     options: dict[str, Any] = {"dtype": config.get("dtype") or "float32"}
     if config.get("num_labels"):
         options["num_labels"] = config["num_labels"]
+    if config.get("quantize"):
+        options["quantize"] = config["quantize"]
     model = getattr(martlet, name).from_pretrained(config["model"], **options)
+    lora = lora_config(config, "config")
+    if lora is not None:
+        from martlet.adapters import get_peft_model
+
+        model = get_peft_model(model, lora)
+    tokenizer = AutoTokenizer.from_pretrained(config["model"])
     trainer = Trainer(
         model,
         args,
+        data_collator=DataCollatorForLanguageModeling(tokenizer) if config["task"] == "masked-lm" else None,
         train_dataset=load_rows(config["train_data"]),
         eval_dataset=load_rows(config["eval_data"]) if config.get("eval_data") else None,
-        processing_class=AutoTokenizer.from_pretrained(config["model"]),
+        processing_class=tokenizer,
         callbacks=list(callbacks),
     )
     trainer.run_config = dict(config)
     return trainer
-
-
-def plan_run(config: Mapping[str, Any], sample: int = 64) -> dict[str, Any]:
-    """What a run will take: from the model's headers and the lengths of `sample` rows; nothing is trained.
-
-    `memory_bytes` counts weights, gradients, optimizer and the activations of one batch; `seconds` comes from this
-    machine's matrix-product peak, and is what a run takes at least.
-    """
-    from martlet.arch import num_parameters, step_flops
-    from martlet.auto import AutoConfig
-    from martlet.tokenizers.auto import AutoTokenizer
-    from martlet.training.order import Order
-    from martlet.training.peak import peak_of
-    from martlet.training.samples import RowReader
-
-    args, arch = TrainingArguments(**config["training"]), AutoConfig.from_pretrained(config["model"]).arch
-    rows = load_rows(config["train_data"])
-    reader = RowReader(AutoTokenizer.from_pretrained(config["model"]), None, arch.max_position_embeddings)
-    stride = max(1, len(rows) // sample)
-    picked = range(0, len(rows), stride)
-    lengths = [len(reader.read(rows[number], number)["input_ids"]) for number in picked]
-    mean, longest = sum(lengths) / len(lengths), max(lengths)
-    order = Order(len(rows), args.train_batch_size, args.gradient_accumulation_steps, 1, args.seed)
-    epochs = args.num_train_epochs
-    steps = args.max_steps if args.max_steps > 0 else int(-(-epochs * order.steps_per_epoch // 1))
-    tokens = round(steps * order.step_size * mean)
-    parameters, width = num_parameters(arch), 2 if "bf" in str(config.get("dtype")) else 4
-    per_token = arch.hidden_size * 34 + arch.intermediate_size * 12  # bytes kept a layer, float32 between products
-    depth = 1 if args.gradient_checkpointing else arch.num_layers
-    kept = longest * args.train_batch_size * (per_token * depth + arch.num_layers * arch.hidden_size * 4)
-    moments = {"sgd": 0, "adafactor": 0}.get(args.optim, 8) + (4 if width == 2 and args.bf16_update == "master" else 0)
-    flops = 3.0 * step_flops(arch, round(mean)) / max(1, round(mean)) * tokens
-    return {
-        "parameters": parameters,
-        "rows": len(rows),
-        "tokens_a_row": round(mean, 1),
-        "longest_row": longest,
-        "steps": steps,
-        "samples_a_step": order.step_size,
-        "tokens": tokens,
-        "memory_bytes": parameters * (2 * width + moments) + kept,
-        "flops": flops,
-        "seconds": flops / peak_of("cpu"),
-    }

@@ -1,5 +1,117 @@
-"""Adapters under the names people import with a trainer. They live in martlet.adapters."""
+"""Adapters under the names people import with a trainer. They live in martlet.adapters; models are loaded here."""
 
-from martlet.adapters import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from __future__ import annotations
 
-__all__ = ["LoraConfig", "PeftModel", "TaskType", "get_peft_model", "prepare_model_for_kbit_training"]
+import os
+from typing import Any, NoReturn
+
+from martlet.adapters import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PeftModelForCausalLM,
+    PeftModelForFeatureExtraction,
+    PeftModelForQuestionAnswering,
+    PeftModelForSequenceClassification,
+    PeftModelForTokenClassification,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
+from martlet.errors import ArgumentError, ConfigError
+
+HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+
+class _AutoPeft:
+    """The base model that an adapter names, with the adapter on it."""
+
+    door = ""
+    task: TaskType | None = None
+
+    def __init__(self) -> NoReturn:
+        raise ArgumentError(type(self).__name__, "is made by from_pretrained")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: LoraConfig | None = None,
+        **keywords: Any,
+    ) -> PeftModel:
+        """The adapter of "org/name" or a folder on its base. Other keywords are those of the base's from_pretrained."""
+        import martlet
+
+        hub = {name: keywords[name] for name in HUB if name in keywords}
+        config = config or LoraConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        if not config.base_model_name_or_path:
+            raise ConfigError(str(pretrained_model_name_or_path), "base_model_name_or_path must name the base model")
+        if config.task_type is not None and cls.task is not None and config.task_type != cls.task:
+            raise ArgumentError(
+                cls.__name__, f"is for adapters of {cls.task}", found=config.task_type,
+                remedy="Is another of the AutoPeftModel classes meant?",
+            )  # fmt: skip
+        given = {**keywords, "revision": config.revision} if config.revision else dict(keywords)
+        given.pop("subfolder", None)
+        base = getattr(martlet, cls.door).from_pretrained(config.base_model_name_or_path, **given)
+        return PeftModel.from_pretrained(
+            base, pretrained_model_name_or_path, adapter_name, is_trainable, config=config, **hub
+        )
+
+
+class AutoPeftModelForCausalLM(_AutoPeft):
+    """Language models with adapters."""
+
+    door, task = "AutoModelForCausalLM", TaskType.CAUSAL_LM
+
+
+class AutoPeftModelForSequenceClassification(_AutoPeft):
+    """Classifiers of texts with adapters."""
+
+    door, task = "AutoModelForSequenceClassification", TaskType.SEQ_CLS
+
+
+class AutoPeftModelForTokenClassification(_AutoPeft):
+    """Classifiers of tokens with adapters."""
+
+    door, task = "AutoModelForTokenClassification", TaskType.TOKEN_CLS
+
+
+class AutoPeftModelForQuestionAnswering(_AutoPeft):
+    """Finders of answers with adapters."""
+
+    door, task = "AutoModelForQuestionAnswering", TaskType.QUESTION_ANS
+
+
+class AutoPeftModelForFeatureExtraction(_AutoPeft):
+    """Models without a head, with adapters."""
+
+    door, task = "AutoModel", TaskType.FEATURE_EXTRACTION
+
+
+__all__ = [
+    "AutoPeftModelForCausalLM",
+    "AutoPeftModelForFeatureExtraction",
+    "AutoPeftModelForQuestionAnswering",
+    "AutoPeftModelForSequenceClassification",
+    "AutoPeftModelForTokenClassification",
+    "LoraConfig",
+    "PeftConfig",
+    "PeftModel",
+    "PeftModelForCausalLM",
+    "PeftModelForFeatureExtraction",
+    "PeftModelForQuestionAnswering",
+    "PeftModelForSequenceClassification",
+    "PeftModelForTokenClassification",
+    "TaskType",
+    "get_peft_model",
+    "get_peft_model_state_dict",
+    "load_peft_weights",
+    "prepare_model_for_kbit_training",
+    "set_peft_model_state_dict",
+]
