@@ -235,7 +235,7 @@ class Dataset:
             raise ArgumentError(
                 "a dataset", "is indexed by a number, a slice, numbers or a column's name", found="bool"
             )
-        if not isinstance(key, Iterable) or getattr(key, "ndim", 1) == 0:
+        if not hasattr(key, "__len__") or getattr(key, "ndim", 1) == 0:
             return self._row(self._number(key), form)
         return self._batch(self._numbers(key), form)
 

@@ -162,7 +162,7 @@ class DatasetDict(dict[str, Dataset]):
         try:
             aside.mkdir(parents=True)
             for name, dataset in self.items():
-                save_to_disk(dataset, aside / name, max_shard_size, shards.get(name))
+                save_to_disk(dataset, aside / name, max_shard_size, shards.get(name), num_proc)
             (aside / DICT_FILE).write_text(json.dumps({"splits": list(self)}), "utf-8")
             _put(aside, folder)
         except OSError as problem:

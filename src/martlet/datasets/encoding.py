@@ -261,6 +261,8 @@ def plain_value(value: Any) -> Any:
         return value.to_pydatetime()
     if hasattr(value, "to_list"):
         return value.to_list()
+    if hasattr(value, "__array__") and type(value).__module__.split(".")[0] != "PIL":  # JAX, CuPy, a user's own
+        return plain_value(np.asarray(value))
     return value
 
 

@@ -223,8 +223,8 @@ def _torch_value(value: Any, options: Mapping[str, Any]) -> Any:
     if isinstance(value, list | tuple):
         return _torch_stacked([_torch_value(sub, options) for sub in value])
     if type(value).__module__.split(".")[0] == "PIL":
-        pixels = np.asarray(value)
-        value = (pixels[:, :, None] if pixels.ndim == 2 else pixels).transpose(2, 0, 1)
+        pixels = np.asarray(value)  # channels first, and bytes stay bytes
+        return torch.tensor((pixels[:, :, None] if pixels.ndim == 2 else pixels).transpose(2, 0, 1), **options)
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if kind == "O":
         return _torch_stacked([_torch_value(sub, options) for sub in value])

@@ -27,6 +27,7 @@ class DatasetInfo:
     homepage: str = ""
     license: str = ""
     features: Features | Any = None
+    post_processed: Any = None
     supervised_keys: Any = None
     builder_name: str | None = None
     dataset_name: str | None = None

@@ -316,6 +316,10 @@ class IterableDataset:
             raise ArgumentError("shard", f"index must be 0 to {num_shards - 1}", found=index)
         return self._like(self._node.sharded(num_shards, index, contiguous))
 
+    def reshard(self) -> IterableDataset:
+        """The same stream: workers and ranks are dealt rows where rows are counted, so that no file need be cut up."""
+        return self._like(self._node)
+
     @verb
     def batch(
         self,

@@ -48,7 +48,7 @@ def push_to_hub(
     token: str | None = None,
     revision: str | None = None,
     create_pr: bool = False,
-    max_shard_size: int | str = "500MB",
+    max_shard_size: int | str | None = None,
     num_shards: int | Mapping[str, int] | None = None,
     embed_external_files: bool = True,
     num_proc: int | None = None,
@@ -63,6 +63,9 @@ def push_to_hub(
     import huggingface_hub
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, errors
 
+    if max_shard_size is not None and num_shards is not None:
+        raise ArgumentError("push_to_hub()", "takes max_shard_size or num_shards, not both")
+    max_shard_size = "500MB" if max_shard_size is None else max_shard_size
     splits = dict(dataset) if isinstance(dataset, Mapping) else {str(split or dataset.split or "train"): dataset}
     for name in splits:
         if not re.fullmatch(r"\w+(\.\w+)*", name):

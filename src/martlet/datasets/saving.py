@@ -66,7 +66,7 @@ def save_to_disk(
     """
     if max_shard_size is not None and num_shards is not None:
         raise ArgumentError("save_to_disk()", "takes max_shard_size or num_shards, not both")
-    count = num_shards or num_shards_of(self, max_shard_size)
+    count = num_shards or max(num_shards_of(self, max_shard_size), num_proc or 1)
     if "://" in os.fspath(dataset_path):
         _save_remotely(self, os.fspath(dataset_path), max_shard_size, num_shards, storage_options)
         return

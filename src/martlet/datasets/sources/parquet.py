@@ -9,21 +9,30 @@ from typing import Any
 import pyarrow as pa
 
 from martlet.datasets.files import DataFile
-from martlet.datasets.sources.source import Source
+from martlet.datasets.sources.source import Source, log
 from martlet.datasets.tables import plain_table
-from martlet.errors import DataFileError
+from martlet.errors import ArgumentError, DataFileError
 
 FILE_MAGIC = b"ARROW1"  # of the Arrow file format; a stream has none
 
 
 @dataclass
 class Parquet(Source):
-    """Rows of Parquet. `columns` reads those alone; `filters` (as pyarrow's) reads the rows that pass alone."""
+    """Rows of Parquet. `columns` reads those alone; `filters` (as pyarrow's) reads the rows that pass alone.
+
+    `on_bad_files="skip"` goes on after a file that cannot be read, and says so.
+    """
 
     kind = "parquet"
     batch_size: int | None = None
     columns: Sequence[str] | None = None
     filters: Any = None
+    on_bad_files: str = "error"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_bad_files not in ("error", "warn", "skip"):
+            raise ArgumentError("on_bad_files", "must be 'error', 'warn' or 'skip'", found=repr(self.on_bad_files))
 
     def tables(self, file: DataFile) -> Iterator[pa.Table]:
         import pyarrow.dataset as pad
@@ -46,6 +55,9 @@ class Parquet(Source):
                 if not reader.metadata.num_rows:
                     yield plain_table(reader.schema_arrow.empty_table())
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, KeyError) as problem:
+                if self.on_bad_files != "error":
+                    log.warning("%s: left out, as it cannot be read: %s", file, " ".join(str(problem).split())[:200])
+                    return
                 raise unreadable(file, "Parquet", problem) from problem
 
 

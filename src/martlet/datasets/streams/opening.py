@@ -64,7 +64,7 @@ def open_node(found: Found, split: str) -> Node:
         from martlet.datasets.convert import read_types
 
         source.types = {**source.types, **read_types(features)}
-    if isinstance(source, Parquet) and source.filters is None and files:
+    if isinstance(source, Parquet) and source.filters is None and source.on_bad_files == "error" and files:
         return FromPieces(ParquetPieces(files, source.columns), features, len(files))
     if isinstance(source, Arrow) and all(file.is_local and file.member is None for file in files) and not features:
         return _mapped(files)

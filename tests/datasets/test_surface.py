@@ -1,0 +1,67 @@
+"""Behaviours that scripts written for Hugging Face's library lean on."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from martlet.datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
+from martlet.errors import ArgumentError, DataFileError
+
+
+def test_a_picture_is_a_tensor_of_bytes():
+    pytest.importorskip("PIL")
+    torch = pytest.importorskip("torch")
+    from PIL import Image
+
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    ds = Dataset.from_dict({"image": [Image.fromarray(pixels)] * 2}).with_format("torch")
+    assert ds[0]["image"].dtype == torch.uint8
+    assert torch.equal(ds[:]["image"], torch.tensor(pixels.transpose(2, 0, 1)).expand(2, 3, 2, 3))
+
+
+def test_whatever_gives_an_array():
+    class Anything:
+        def __array__(self, dtype=None, copy=None):
+            return np.arange(3, dtype=dtype)
+
+    assert Dataset.from_dict({"a": [Anything()]})[0] == {"a": [0, 1, 2]}
+    assert Dataset.from_dict({"a": [1]}).map(lambda row: {"b": Anything()})[0]["b"] == [0, 1, 2]
+    stream = IterableDataset.from_generator(lambda: iter([{"a": Anything()}])).with_format("numpy")
+    assert next(iter(stream))["a"].tolist() == [0, 1, 2]
+
+
+def test_an_endless_key_is_none():
+    with pytest.raises(TypeError):
+        Dataset.from_dict({"a": [1]})[itertools.count()]
+
+
+def test_processes_ask_for_as_many_files(tmp_path):
+    ds = Dataset.from_dict({"a": list(range(10))})
+    ds.save_to_disk(tmp_path / "one", num_proc=3)
+    DatasetDict(train=ds).save_to_disk(tmp_path / "two", num_proc=2)
+    one, two = load_from_disk(tmp_path / "one"), load_from_disk(tmp_path / "two")["train"]
+    assert (len(one.cache_files), len(two.cache_files)) == (3, 2)
+    assert one[:] == two[:] == ds[:]
+
+
+def test_sizes_and_numbers_of_shards_exclude_each_other():
+    with pytest.raises(ArgumentError, match="not both"):
+        Dataset.from_dict({"a": [1]}).push_to_hub("me/made", max_shard_size="1MB", num_shards=1)
+
+
+def test_parquet_that_is_broken(tmp_path, caplog):
+    for number in range(3):
+        Dataset.from_dict({"a": [number]}).to_parquet(tmp_path / f"{number}.parquet")
+    (tmp_path / "1.parquet").write_bytes(b"PAR1 nothing")
+    files = str(tmp_path / "*.parquet")
+    for streaming in (False, True):
+        with pytest.raises(DataFileError, match="1.parquet"):
+            list(load_dataset("parquet", data_files=files, split="train", streaming=streaming))
+        ds = load_dataset("parquet", data_files=files, split="train", streaming=streaming, on_bad_files="skip")
+        assert list(ds) == [{"a": 0}, {"a": 2}]
+    assert "1.parquet" in caplog.text
+
+
+def test_a_stream_is_resharded():
+    assert list(IterableDataset.from_dict({"a": [1, 2]}).reshard()) == [{"a": 1}, {"a": 2}]
