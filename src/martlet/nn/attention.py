@@ -13,6 +13,7 @@ from martlet.nn.cache import RowCache
 from martlet.nn.draws import SampleDropout
 from martlet.nn.norm import RMSNorm
 from martlet.nn.ragged import Ragged
+from martlet.nn.rows import attend_rows, attend_with_dropout
 
 
 class Attention(nn.Module):
@@ -52,6 +53,9 @@ class Attention(nn.Module):
             q_TNH, k_TKH = self.q_norm(q_TNH), self.k_norm(k_TKH)
         if turn is not None:
             q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
+        if self.training and caches is None and weights is None and not arch.attn_softcap:
+            joined: Tensor = self.o_proj(attend_rows(q_TNH, k_TKH, v_TKH, rows.lengths, self._attend_group))
+            return joined
         out = []
         for row, (start, end) in enumerate(rows.spans):
             q_Nt, k_Kt, v_Kt = (x[start:end].transpose(0, 1) for x in (q_TNH, k_TKH, v_TKH))
@@ -60,6 +64,23 @@ class Attention(nn.Module):
             out.append(self._attend(q_Nt, k_Kt, v_Kt, weights, row).transpose(0, 1).reshape(end - start, -1))
         result: Tensor = self.o_proj(out[0] if len(out) == 1 else torch.cat(out))
         return result
+
+    def _attend_group(self, q_GNtH: Tensor, k_GKtH: Tensor, v_GKtH: Tensor, rows: tuple[int, ...]) -> Tensor:
+        """Rows of one length, whole, while training: `(G, heads, t, H)`."""
+        arch, window, length, mask = self.arch, self.layer.window, q_GNtH.shape[2], None
+        copies = q_GNtH.shape[1] // k_GKtH.shape[1]
+        if copies > 1:
+            k_GKtH, v_GKtH = (x.repeat_interleave(copies, 1) for x in (k_GKtH, v_GKtH))
+        if arch.causal and (self.dropout.p > 0 or 0 < window < length):
+            mask = visible(length, length, window, q_GNtH.device)
+        if self.dropout.p > 0:
+            shape = (arch.num_attention_heads, length, length)
+            dropped, keep = self.dropout.dropped_rows(rows, shape, q_GNtH.device), 1.0 - self.dropout.p
+            hidden = None if mask is None else ~mask
+            return attend_with_dropout(q_GNtH, k_GKtH, v_GKtH, dropped, keep, arch.score_scale, hidden)
+        return F.scaled_dot_product_attention(
+            q_GNtH, k_GKtH, v_GKtH, attn_mask=mask, is_causal=arch.causal and mask is None, scale=arch.score_scale
+        )
 
     def _attend(self, q_NtH: Tensor, k_KLH: Tensor, v_KLH: Tensor, weights: list[Tensor] | None, row: int) -> Tensor:
         arch, window = self.arch, self.layer.window

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,14 +62,42 @@ def uniform(
     draws: Draws, place: int, width: tuple[int, ...], device: torch.device, lengths: Sequence[int] | None = None
 ) -> Tensor:
     """`(T, *width)` float32 in [0, 1): each row's numbers come from its own sample. `lengths`, if not the batch's."""
-    rows = zip(range(len(draws.samples)), draws.lengths if lengths is None else lengths, strict=True)
-    return torch.cat([uniform_row(draws, place, row, (length, *width)) for row, length in rows]).to(device)
+    lengths = draws.lengths if lengths is None else lengths
+    out = torch.empty((sum(lengths), *width))
+    for row, part in zip(range(len(draws.samples)), torch.split(out, list(lengths)), strict=True):
+        fill_row(part, draws, place, row)
+    return out.to(device)
 
 
-def uniform_row(draws: Draws, place: int, row: int, shape: tuple[int, ...]) -> Tensor:
-    """`shape` float32 in [0, 1) of one row's sample, on the CPU."""
-    generator = torch.Generator().manual_seed(mix(draws.seed, draws.step, draws.samples[row], place) >> 1)
-    return torch.rand(shape, generator=generator)
+def fill_row(out: Tensor, draws: Draws, place: int, row: int) -> None:
+    """Fills a CPU tensor with float32 in [0, 1) of one row's sample."""
+    _generator.manual_seed(mix(draws.seed, draws.step, draws.samples[row], place) >> 1)
+    out.uniform_(generator=_generator)
+
+
+_generator = torch.Generator()  # seeded before every use
+
+
+class _Drop(torch.autograd.Function):
+    """x / keep, zeros where dropped. Keeps a byte a number, where autograd would keep a float."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropped: Tensor, keep: float) -> Tensor:
+        ctx.save_for_backward(dropped)
+        ctx.keep = keep
+        return x.div(keep).masked_fill_(dropped, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (dropped,) = ctx.saved_tensors
+        return grad.div(ctx.keep).masked_fill_(dropped, 0.0), None, None
+
+
+def drop(x: Tensor, dropped: Tensor, p: float) -> Tensor:
+    """x / (1 - p), and zero where `dropped`."""
+    apply: Any = _Drop.apply
+    out: Tensor = apply(x, dropped, 1.0 - p)
+    return out
 
 
 class SampleDropout(nn.Module):
@@ -93,18 +122,23 @@ class SampleDropout(nn.Module):
             lengths = (1,) * len(lengths) if x.shape[0] == len(lengths) else None
         if draws is None or lengths is None:
             return nn.functional.dropout(x, self.p, True)
-        kept = uniform(draws, self.place, tuple(x.shape[1:]), x.device, lengths) >= self.p
-        return x * kept.to(x.dtype) / (1.0 - self.p)
+        return drop(x, uniform(draws, self.place, tuple(x.shape[1:]), x.device, lengths) < self.p, self.p)
 
     def drop_row(self, x: Tensor, row: int) -> Tensor:
         """Dropout of a tensor of any shape that belongs to one row: its attention."""
-        draws = current_draws()
         if not self.training or self.p == 0.0:
             return x
+        return drop(x, self.dropped_rows((row,), tuple(x.shape), x.device)[0], self.p)
+
+    def dropped_rows(self, rows: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """`(rows, *shape)`: which numbers of tensors that belong to rows, one each, are dropped."""
+        draws = current_draws()
+        drawn = torch.empty((len(rows), *shape))
         if draws is None:
-            return nn.functional.dropout(x, self.p, True)
-        kept = uniform_row(draws, self.place, row, tuple(x.shape)).to(x.device) >= self.p
-        return x * kept.to(x.dtype) / (1.0 - self.p)
+            return drawn.uniform_().to(device) < self.p
+        for out, row in zip(drawn, rows, strict=True):
+            fill_row(out, draws, self.place, row)
+        return drawn.to(device) < self.p
 
 
 def number_places(module: nn.Module) -> int:
