@@ -230,6 +230,7 @@ def main() -> None:
     parser.add_argument("--options", default="{}", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
+        sys.path.pop(0)  # this folder, whose datasets.py would be taken for the library
         given.dtype = given.dtypes
         print(json.dumps(run(given, given.cases)))
         return
