@@ -278,9 +278,9 @@ def test_arguments_that_are_not_ours():
 
 def test_an_override_that_would_not_be_called(tmp_path):
     class Own(Trainer):
-        def training_step(self, model, inputs, num_items_in_batch=None): ...
+        def _save_checkpoint(self, model, trial): ...
 
-    with pytest.raises(UnsupportedError, match="overrides training_step"):
+    with pytest.raises(UnsupportedError, match="overrides _save_checkpoint"):
         make(tmp_path, kind=Own)
 
 

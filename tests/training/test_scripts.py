@@ -125,12 +125,6 @@ def test_batches_to_look_at(tmp_path):
     with pytest.raises(ArgumentError, match="length"):
         len(trainer.get_test_dataloader(iter(points(3))))
 
-    class Other(Trainer):
-        def get_train_dataloader(self): ...
-
-    with pytest.raises(UnsupportedError, match="get_train_dataloader"):
-        Other(Line(), arguments(tmp_path))
-
 
 def test_arguments_of_ones_own(tmp_path):
     @dataclasses.dataclass

@@ -13,10 +13,15 @@ _FILES = {
     "DataCollatorForLanguageModeling": "martlet.datasets.collators",
     "DataCollatorForSeq2Seq": "martlet.datasets.collators",
     "DataCollatorForTokenClassification": "martlet.datasets.collators",
+    "DataCollatorWithFlattening": "martlet.datasets.collators",
     "DataCollatorWithPadding": "martlet.datasets.collators",
+    "DefaultDataCollator": "martlet.datasets.collators",
+    "DefaultFlowCallback": "callbacks",
     "EarlyStoppingCallback": "callbacks",
+    "EvalLoopOutput": "evaluation",
     "EvalPrediction": "outputs",
     "LoraConfig": "peft",
+    "ParallelMode": "arguments",
     "PeftConfig": "peft",
     "PeftModel": "peft",
     "PeftModelForCausalLM": "peft",
@@ -25,6 +30,7 @@ _FILES = {
     "PeftModelForSequenceClassification": "peft",
     "PeftModelForTokenClassification": "peft",
     "PredictionOutput": "outputs",
+    "ProgressCallback": "watch",
     "Seq2SeqTrainer": "seq2seq",
     "Seq2SeqTrainingArguments": "seq2seq",
     "TaskType": "peft",
@@ -43,6 +49,7 @@ _FILES = {
     "get_cosine_schedule_with_warmup": "schedules",
     "get_cosine_with_hard_restarts_schedule_with_warmup": "schedules",
     "get_inverse_sqrt_schedule": "schedules",
+    "get_last_checkpoint": "checkpoints",
     "get_linear_schedule_with_warmup": "schedules",
     "get_peft_model": "peft",
     "get_peft_model_state_dict": "peft",
@@ -60,13 +67,17 @@ if TYPE_CHECKING:
         DataCollatorForLanguageModeling,
         DataCollatorForSeq2Seq,
         DataCollatorForTokenClassification,
+        DataCollatorWithFlattening,
         DataCollatorWithPadding,
+        DefaultDataCollator,
         default_data_collator,
     )
-    from martlet.training.arguments import TrainingArguments
-    from martlet.training.callbacks import EarlyStoppingCallback, TrainerCallback
+    from martlet.training.arguments import ParallelMode, TrainingArguments
+    from martlet.training.callbacks import DefaultFlowCallback, EarlyStoppingCallback, TrainerCallback
+    from martlet.training.checkpoints import get_last_checkpoint
     from martlet.training.dpo import DPOTrainer
     from martlet.training.estimators import TextClassifier, TextRegressor, TokenClassifier
+    from martlet.training.evaluation import EvalLoopOutput
     from martlet.training.outputs import EvalPrediction, PredictionOutput, TrainOutput
     from martlet.training.peft import (
         AutoPeftModelForCausalLM,
@@ -102,6 +113,7 @@ if TYPE_CHECKING:
     from martlet.training.seq2seq import Seq2SeqTrainer, Seq2SeqTrainingArguments
     from martlet.training.state import TrainerControl, TrainerState
     from martlet.training.trainer import Trainer
+    from martlet.training.watch import ProgressCallback
 
 
 def __getattr__(name: str) -> Any:

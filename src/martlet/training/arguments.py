@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from martlet.errors import ArgumentError, UnsupportedError
 
@@ -53,7 +56,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "trackio_static_space_id": (None, "there is no trackio logger"),
     "eval_use_gather_object": (False, "predictions are gathered as they are"),
     "eval_accumulation_steps": (None, "predictions move to the CPU after each batch, always"),
-    "batch_eval_metrics": (False, "compute_metrics sees all predictions at once"),
     "save_on_each_node": (False, "rank 0 saves"),
     "enable_jit_checkpoint": (False, "a killed run resumes from its last checkpoint"),
     "push_to_hub": (False, "nothing is uploaded; use huggingface_hub"),
@@ -88,6 +90,13 @@ HELD_ANYWAY: dict[str, Callable[[Any], bool]] = {
     "activation_checkpointing_kwargs": lambda value: set(value) <= {"use_reentrant"},
     "eval_accumulation_steps": lambda value: isinstance(value, int) and value > 0,
 }
+
+
+class ParallelMode(Enum):
+    """Whether several processes train together."""
+
+    NOT_PARALLEL = "not_parallel"
+    DISTRIBUTED = "distributed"
 
 
 class _Checked(type):
@@ -149,6 +158,7 @@ class TrainingArguments(metaclass=_Checked):
     eval_on_start: bool = False
     prediction_loss_only: bool = False
     eval_do_concat_batches: bool = True
+    batch_eval_metrics: bool = False
     include_for_metrics: list[str] = field(default_factory=list)
     save_only_model: bool = False
     save_strategy: str = "steps"
@@ -353,6 +363,36 @@ class TrainingArguments(metaclass=_Checked):
     def n_gpu(self) -> int:
         """GPUs of this process: one or none."""
         return int(self.device.type == "cuda")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in REFUSED:  # scripts look at them: they are off
+                return REFUSED[name][0]
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def parallel_mode(self) -> ParallelMode:
+        return ParallelMode.DISTRIBUTED if self.world_size > 1 else ParallelMode.NOT_PARALLEL
+
+    def get_process_log_level(self) -> int:
+        """The level of martlet's own logger."""
+        return logging.getLogger("martlet").getEffectiveLevel()
+
+    @contextlib.contextmanager
+    def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:
+        """Inside, the first process (of this machine, if `local`) goes before the others, for work that is cached."""
+        import torch.distributed as dist
+
+        index = self.local_process_index if local else self.process_index
+        waits = self.world_size > 1 and dist.is_initialized()
+        if waits and index > 0:
+            dist.barrier()
+        try:
+            yield
+        finally:
+            if waits and index == 0:
+                dist.barrier()
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Warm-up in steps: a share below 1 is of all steps."""

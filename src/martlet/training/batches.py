@@ -8,7 +8,7 @@ from typing import Any
 
 from martlet.errors import ArgumentError
 from martlet.training.evaluation import rank_batches
-from martlet.training.feed import MapFeed, has_length
+from martlet.training.feed import Batch, MapFeed, has_length
 
 
 class Batches:
@@ -38,8 +38,15 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         trainer = self._trainer
         if not self.is_training:
-            fetcher = trainer.fetcher(self.dataset, False)
-            return (batch.inputs for _, batch in rank_batches(fetcher, trainer.args, trainer.world))
-        feed = trainer.feed()
+            return (batch.inputs for _, batch in self.numbered())
+        feed = trainer.own_feed()
         stop = feed.order.steps_per_epoch if isinstance(feed, MapFeed) else trainer.args.max_steps
         return (batch.inputs for step in feed.steps(0, stop, (0, 0)) for batch in step.batches if batch.samples)
+
+    def numbered(self) -> Iterator[tuple[int, Batch]]:
+        """This rank's batches of an evaluation, numbered over all ranks."""
+        trainer = self._trainer
+        found: Iterator[tuple[int, Batch]] = rank_batches(
+            trainer.fetcher(self.dataset, False), trainer.args, trainer.world
+        )
+        return found

@@ -15,6 +15,7 @@ EVENTS = (
     "on_substep_end", "on_pre_optimizer_step", "on_optimizer_step", "on_evaluate", "on_predict", "on_save", "on_log",
     "on_prediction_step", "on_push_begin",
 )  # fmt: skip
+FOURTH = {"on_evaluate": "metrics", "on_predict": "metrics", "on_log": "logs"}
 
 
 class TrainerCallback:
@@ -59,7 +60,17 @@ class Callbacks:
     def __getattr__(self, name: str) -> Any:
         if name not in EVENTS:
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
-        return functools.partial(self.call, name)
+        return functools.partial(self._called, name, FOURTH.get(name))
+
+    def _called(
+        self, event: str, fourth: str | None, args: Any, state: Any, control: Any, *more: Any, **named: Any
+    ) -> Any:
+        """An event as Hugging Face's handler is called: some give what happened a fourth place."""
+        if more:
+            if fourth is None or len(more) > 1:
+                raise ArgumentError(event, "takes args, state and control", found=f"{3 + len(more)} of them")
+            named[fourth] = more[0]
+        return self.call(event, args, state, control, **named)
 
     def add(self, callback: Any) -> None:
         """Adds a callback, or a class of them."""

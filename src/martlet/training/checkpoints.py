@@ -109,6 +109,12 @@ def newest_good(output: Path) -> Path | None:
     return None
 
 
+def get_last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The newest whole checkpoint of a run's folder, or None."""
+    found = newest_good(Path(folder))
+    return None if found is None else str(found)
+
+
 def rotate(output: Path, keep: int | None, protected: Iterable[Path]) -> None:
     """Deletes the oldest checkpoints beyond `keep`; `protected` ones stay and count. Each is renamed away first."""
     if keep is None:

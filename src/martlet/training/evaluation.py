@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,33 +11,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from martlet.errors import ArgumentError, TrainingDataError
+from martlet.errors import ArgumentError, TrainingDataError, UnsupportedError
 from martlet.training.feed import Batch, Fetcher, fetched, has_length
 from martlet.training.losses import IGNORED
 from martlet.training.outputs import EvalPrediction
+from martlet.training.sources import as_batch
 
 
 @dataclass
-class EvaluationOutput:
+class EvalLoopOutput:
+    """Arrays of one row a sample, metrics by their names, and how many samples there were."""
+
     predictions: Any
     label_ids: Any
     metrics: dict[str, float]
+    num_samples: int | None = None
 
 
 def evaluation_loop(
-    trainer: Any, dataset: Any, prefix: str, ignore_keys: list[str] | None, loss_only: bool | None
-) -> EvaluationOutput:
-    """Runs the model over a dataset. `loss_only` None: unless there is a compute_metrics."""
+    trainer: Any, loader: Any, prefix: str, ignore_keys: list[str] | None, loss_only: bool | None
+) -> EvalLoopOutput:
+    """Runs the model over `Batches`, or those of any loader. `loss_only` None: unless there is a compute_metrics."""
     args, world = trainer.args, trainer.world
     loss_only = trainer.compute_metrics is None if loss_only is None else loss_only
     began = time.perf_counter()
-    fetcher = trainer.fetcher(dataset, False)
+    numbered = loader.numbered() if hasattr(loader, "numbered") else foreign_batches(loader, world)
+    in_batches = args.batch_eval_metrics and trainer.compute_metrics is not None and not loss_only
+    if in_batches and world.size > 1:
+        raise UnsupportedError("batch_eval_metrics", "is of one process", found=f"{world.size} processes")
+    found: dict[str, Any] = {}
     kept: list[tuple[int, Any, Any, Any, Any]] = []  # number of the batch, logits, labels, inputs, loss of each row
     sums = [0.0, 0.0, 0.0]  # loss, supervised items, samples
     was_training = trainer.model.training
     trainer.model.eval()
     try:
-        for number, batch in rank_batches(fetcher, args, world):
+        for number, batch, is_last in _with_last(numbered):
             with trainer.computing():
                 loss, items, logits, labels = _one(trainer, batch, loss_only, ignore_keys)
             if loss is not None:
@@ -46,7 +55,11 @@ def evaluation_loop(
             if not loss_only or "inputs" in args.include_for_metrics or "loss" in args.include_for_metrics:
                 inputs = batch.inputs.get("input_ids") if "inputs" in args.include_for_metrics else None
                 losses = None if loss is None else np.full(len(batch.samples), loss, np.float32)
-                kept.append((number, _array(logits), _array(labels), _array(inputs), losses))
+                part = (number, _array(logits), _array(labels), _array(inputs), losses)
+                if in_batches:
+                    found = _metrics(trainer, False, *part[1:], is_last=is_last)
+                else:
+                    kept.append(part)
             trainer.event("on_prediction_step")
     finally:
         trainer.model.train(was_training)
@@ -56,7 +69,7 @@ def evaluation_loop(
     parts = sorted((each for rank in world.gather(kept) for each in rank), key=lambda each: each[0])
     join = _joined if args.eval_do_concat_batches else _listed
     logits, labels, inputs, losses = (join([each[place] for each in parts]) for place in range(1, 5))
-    metrics = _metrics(trainer, loss_only, logits, labels, inputs, losses)
+    metrics = found if in_batches else _metrics(trainer, loss_only, logits, labels, inputs, losses)
     if sums[1]:
         mean = {"loss": sums[0] / sums[1]}
         metrics = {**mean, **metrics, **mean}
@@ -67,17 +80,43 @@ def evaluation_loop(
         "steps_per_second": round(len(parts) / seconds if parts else sums[2] / args.eval_batch_size / seconds, 3),
     }
     named = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": each for name, each in metrics.items()}
-    return EvaluationOutput(logits, labels, named)
+    return EvalLoopOutput(logits, labels, named, int(sums[2]))
 
 
-def _metrics(trainer: Any, loss_only: bool, logits: Any, labels: Any, inputs: Any, losses: Any) -> dict[str, Any]:
+def _with_last(batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Batch, bool]]:
+    """Each batch, and whether none follows."""
+    ahead: tuple[int, Batch] | None = None
+    for each in batches:
+        if ahead is not None:
+            yield (*ahead, False)
+        ahead = each
+    if ahead is not None:
+        yield (*ahead, True)
+
+
+def foreign_batches(loader: Any, world: Any) -> Iterator[tuple[int, Batch]]:
+    """The batches of a loader of the user's own, numbered over all ranks as if each had every so-manieth."""
+    taken = 0
+    for number, inputs in enumerate(loader):
+        batch = as_batch(inputs, taken, "dataloader")
+        taken += len(batch.samples)
+        yield number * world.size + world.rank, batch
+
+
+def _metrics(
+    trainer: Any, loss_only: bool, logits: Any, labels: Any, inputs: Any, losses: Any, is_last: bool | None = None
+) -> dict[str, Any]:
     if trainer.compute_metrics is None or loss_only or logits is None or labels is None:
         return {}
     wanted = trainer.args.include_for_metrics
     prediction = EvalPrediction(
         logits, labels, inputs if "inputs" in wanted else None, losses if "loss" in wanted else None
     )
-    found = trainer.compute_metrics(prediction)
+    if is_last is None:
+        found = trainer.compute_metrics(prediction)
+    else:  # of one batch: what it returns counts after the last
+        found = trainer.compute_metrics(prediction, compute_result=is_last)
+        found = found if is_last else {}
     if not hasattr(found, "items"):
         raise ArgumentError("compute_metrics", "must return a dict of numbers", found=type(found).__name__)
     return {name: each.item() if hasattr(each, "item") else each for name, each in found.items()}

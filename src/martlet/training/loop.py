@@ -67,7 +67,7 @@ class Loop:
             if self.args.full_determinism:
                 stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
                 torch.use_deterministic_algorithms(True)
-            self.step_module = world.share(BatchLoss(trainer), trainer.model)
+            self.step_module = trainer.step_module = world.share(BatchLoss(trainer), trainer.model)
             trainer.create_optimizer_and_scheduler(self.max_steps)
             self.identity = identity_of(trainer, self.step_size)
             if folder is not None:
@@ -241,10 +241,11 @@ class Loop:
         for turn, batch in enumerate(batches):
             is_last = turn + 1 == len(batches)
             with self._drawing(batch, turn), world.holding(self.step_module, is_last):
-                loss = self.step_module(batch.inputs, items)
-                # the ranks' gradients are averaged, and the loss is a sum over them
-                (loss * world.size if world.size > 1 else loss).backward()
-            own.append(float(loss.detach()))
+                if not batch.inputs and world.size == 1:
+                    loss: Any = 0.0
+                else:  # of several ranks one without samples takes part in the reduction
+                    loss = self.trainer.training_step(self.trainer.model, batch.inputs, items)
+            own.append(float(loss))
             total += own[-1]
             if not is_last and any(each.samples for each in batches[turn + 1 :]):
                 self.trainer.event("on_substep_end")

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from martlet.errors import ArgumentError, TrainingDataError, UnsupportedError
-from martlet.formats.files import read_json, write_json
 from martlet.nn.compute import computing_in_float32, has_bfloat16_products
 from martlet.nn.draws import number_places
 from martlet.training.arguments import TrainingArguments
 from martlet.training.batches import Batches
 from martlet.training.callbacks import Callbacks, DefaultFlowCallback, TrainerCallback
 from martlet.training.collators import pad_batch, pad_id
-from martlet.training.evaluation import evaluation_loop
+from martlet.training.evaluation import EvalLoopOutput, evaluation_loop
 from martlet.training.feed import Fetcher, MapFeed, StreamFeed, has_length, lengths_of
 from martlet.training.items import ItemCount, takes_item_count
 from martlet.training.loop import Loop
@@ -31,28 +30,31 @@ from martlet.training.order import Order
 from martlet.training.outputs import PredictionOutput, TrainOutput
 from martlet.training.samples import LABELS, RowReader, taken_columns
 from martlet.training.schedules import build_schedule
+from martlet.training.sources import LoaderFeed, sampled_order
 from martlet.training.state import TrainerControl, TrainerState
+from martlet.training.surface import Surface
 from martlet.training.watch import watchers
 from martlet.training.weights import save_weights
 from martlet.training.world import World
 
 # Methods of Hugging Face's Trainer that people override and that have no place here: an override would be ignored.
 NOT_OVERRIDDEN = (
-    "training_step", "get_train_dataloader", "get_eval_dataloader", "get_test_dataloader", "evaluation_loop",
     "compute_loss_context_manager", "autocast_smart_context_manager", "get_optimizer_cls_and_kwargs",
-    "hyperparameter_search", "_get_train_sampler", "_get_eval_sampler", "_save_checkpoint", "_inner_training_loop",
-    "_maybe_log_save_evaluate", "_prepare_inputs", "floating_point_ops", "get_batch_samples",
+    "hyperparameter_search", "_get_eval_sampler", "_save_checkpoint", "_inner_training_loop",
+    "_maybe_log_save_evaluate", "_prepare_inputs", "floating_point_ops", "get_batch_samples", "prediction_loop",
+    "get_decay_parameter_names", "push_to_hub", "num_examples",
 )  # fmt: skip
 
 
-class Trainer:
+class Trainer(Surface):
     """Trains `model` on `train_dataset` as `args` say: `train()`, or `fit(dataset)`.
 
     A dataset is a list of dicts, a torch Dataset, a `datasets` one (ours or Hugging Face's), or an iterable without a
     length (then `max_steps`). Rows have the model's columns, or `text` or `messages` for `processing_class` to
     tokenize. The loss of a step is the mean over the supervised tokens (rows, for one label a row) of its whole
-    effective batch. Override `compute_loss`, `prediction_step`, `log`, `create_optimizer`, `create_scheduler`;
-    an override of a method that is not used here is an UnsupportedError.
+    effective batch. Override `compute_loss`, `training_step`, `prediction_step`, `evaluation_loop`, `log`, the
+    `get_..._dataloader`s, `_get_train_sampler`, `create_optimizer`, `create_scheduler`; an override of a method that is
+    not used here is an UnsupportedError.
     """
 
     def __init__(
@@ -71,7 +73,6 @@ class Trainer:
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        self._refuse_overrides()
         self.args = args if args is not None else TrainingArguments()
         if not isinstance(self.args, TrainingArguments):
             raise ArgumentError("args", "must be martlet.training.TrainingArguments", found=type(args).__name__)
@@ -79,8 +80,9 @@ class Trainer:
             raise ArgumentError("Trainer", "needs exactly one of model and model_init")
         self.model_init = model_init
         self.world = World(self.args)
+        self._refuse_overrides()
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
-        self.processing_class, self.data_collator = processing_class, data_collator
+        self.processing_class, self._collator = processing_class, data_collator
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.optimizer, self.lr_scheduler = optimizers
@@ -105,8 +107,27 @@ class Trainer:
             if getattr(type(self), name, None) is not getattr(Trainer, name, None):
                 raise UnsupportedError(
                     type(self).__name__, f"overrides {name}, which is not used here",
-                    remedy="Override compute_loss, prediction_step, log, create_optimizer or create_scheduler.",
+                    remedy="Override compute_loss, training_step, prediction_step, evaluation_loop, log, "
+                    "create_optimizer or create_scheduler.",
                 )  # fmt: skip
+        if self.world.size > 1 and self._overrides("training_step"):
+            raise UnsupportedError(
+                type(self).__name__, "overrides training_step, which several processes cannot use",
+                remedy="Override compute_loss.",
+            )  # fmt: skip
+
+    def _overrides(self, name: str) -> bool:
+        """Whether a method is the user's own."""
+        return name in vars(self) or getattr(type(self), name) is not getattr(Trainer, name)
+
+    @property
+    def data_collator(self) -> Callable[[list[Any]], Any]:
+        """What makes a batch of samples: the one given, or one that pads them."""
+        return self._collator if self._collator is not None else _Padding(pad_id(self.processing_class))
+
+    @data_collator.setter
+    def data_collator(self, collator: Callable[[list[Any]], Any] | None) -> None:
+        self._collator = collator
 
     def _hold(self, model: Any) -> None:
         if not isinstance(model, nn.Module):
@@ -140,7 +161,7 @@ class Trainer:
         self.ignored_keys = ignore_keys_for_eval
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
-        if self.train_dataset is None:
+        if self.train_dataset is None and not self._overrides("get_train_dataloader"):
             raise ArgumentError("Trainer", "needs a train_dataset to train")
         if self.model_init is not None and self.is_trained:
             self._hold(self.call_model_init())
@@ -151,7 +172,7 @@ class Trainer:
                 output: TrainOutput = Loop(self).run(resume_from_checkpoint)
                 return output
         finally:
-            self.is_in_train = False
+            self.is_in_train, self.step_module = False, None
             self.callback_handler.close()
 
     is_trained = False
@@ -172,14 +193,17 @@ class Trainer:
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         if isinstance(dataset, str):
             dataset = {dataset: self.eval_dataset[dataset]}
-        if dataset is None:
+        if dataset is None and not self._overrides("get_eval_dataloader"):
             raise ArgumentError("evaluate", "needs an eval_dataset")
         if isinstance(dataset, Mapping):
             metrics: dict[str, float] = {}
             for name, each in dataset.items():
                 metrics |= self.evaluate(each, ignore_keys, f"{metric_key_prefix}_{name}")
             return metrics
-        output = evaluation_loop(self, dataset, metric_key_prefix, ignore_keys, self.args.prediction_loss_only or None)
+        output = self.evaluation_loop(
+            self.get_eval_dataloader(dataset), "Evaluation", self.args.prediction_loss_only or None, ignore_keys,
+            metric_key_prefix,
+        )  # fmt: skip
         self.log(output.metrics)
         self.event("on_evaluate", metrics=output.metrics)
         return output.metrics
@@ -188,9 +212,26 @@ class Trainer:
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """Predictions, labels and metrics over a dataset; metrics of labels only where rows have them."""
-        output = evaluation_loop(self, test_dataset, metric_key_prefix, ignore_keys, self.args.prediction_loss_only)
+        output = self.evaluation_loop(
+            self.get_test_dataloader(test_dataset), "Prediction", self.args.prediction_loss_only, ignore_keys,
+            metric_key_prefix,
+        )  # fmt: skip
         self.event("on_predict", metrics=output.metrics)
         return PredictionOutput(output.predictions, output.label_ids, output.metrics)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str = "",
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Runs the model over batches: predictions, labels, metrics with their prefix, and how many samples.
+
+        `prediction_loss_only` None: unless there is a compute_metrics. `description` is said nowhere.
+        """
+        return evaluation_loop(self, dataloader, metric_key_prefix, ignore_keys, prediction_loss_only)
 
     def save_model(self, output_dir: str | os.PathLike[str] | None = None) -> None:
         """Writes the model, and the tokenizer if there is one, where `from_pretrained` finds them."""
@@ -246,6 +287,19 @@ class Trainer:
                 num_items_in_batch if num_items_in_batch is not None else max(1, self.objective.count(inputs))
             )
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """The share of one batch in its step's loss, with its gradients added to the weights'.
+
+        `num_items_in_batch` is of the whole step. An override calls this, or `accelerator.backward` by itself.
+        """
+        total = num_items_in_batch if num_items_in_batch is not None else max(1, self.objective.count(inputs))
+        loss: Tensor = self.step_module(inputs, total) if self.step_module else self.batch_loss(inputs, total)
+        # the ranks' gradients are averaged, and the loss is a sum over them
+        (loss * self.world.size if self.world.size > 1 else loss).backward()
+        return loss.detach()
+
+    step_module: Any = None  # the model with its loss as DDP and FSDP wrapped it, in a run
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -327,24 +381,33 @@ class Trainer:
         config = getattr(self.model, "config", None)
         arch = getattr(config, "arch", None)
         columns = taken_columns(self.model, names) if self.args.remove_unused_columns else None
-        keeps = columns if self.data_collator is None or columns is None else columns | {"special_tokens_mask"}
+        keeps = columns if self._collator is None or columns is None else columns | {"special_tokens_mask"}
         return RowReader(
             tokenizer=self.processing_class,
             columns=keeps,
             context=arch.max_position_embeddings if arch is not None else 0,
             vocab_size=arch.vocab_size if arch is not None else 0,
-            needs_labels=is_training and self.objective.needs_labels and self.data_collator is None,
+            needs_labels=is_training and self.objective.needs_labels and self._collator is None,
             label_names=names,
-            learns_text=isinstance(self.objective, CausalObjective) and self.data_collator is None,
+            learns_text=isinstance(self.objective, CausalObjective) and self._collator is None,
         )
 
     def fetcher(self, dataset: Any, is_training: bool) -> Fetcher:
-        pad = pad_id(self.processing_class)
-        collate = self.data_collator if self.data_collator is not None else _Padding(pad)
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return Fetcher(dataset, self.reader(is_training), collate, seed, self.args.dataloader_prefetch_factor)
+        return Fetcher(
+            dataset, self.reader(is_training), self.data_collator, seed, self.args.dataloader_prefetch_factor
+        )
 
     def feed(self) -> MapFeed | StreamFeed:
+        """The training batches, step by step: those of a loader of the user's own, or of the dataset."""
+        if self._overrides("get_train_dataloader"):
+            loader: Any = self.get_train_dataloader()
+            if not isinstance(loader, Batches):
+                seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+                return LoaderFeed(loader, self.args.gradient_accumulation_steps, seed)
+        return self.own_feed()
+
+    def own_feed(self) -> MapFeed | StreamFeed:
         """The training dataset, step by step."""
         args, world, fetcher = self.args, self.world, self.fetcher(self.train_dataset, True)
         if not has_length(self.train_dataset):
@@ -361,6 +424,9 @@ class Trainer:
             args.train_sampling_strategy, args.dataloader_drop_last,
             lengths_of(fetcher, args.length_column_name) if grouped else None,
         )  # fmt: skip
+        if self._overrides("_get_train_sampler"):
+            sampler = self._get_train_sampler(*self._sampler_arguments())
+            order = order if sampler is None else sampled_order(sampler, order)
         if not order.steps_per_epoch:
             raise TrainingDataError(
                 "train_dataset", f"must have {order.step_size} rows for a step with dataloader_drop_last",
@@ -373,6 +439,13 @@ class Trainer:
         if self.train_dataset is None:
             raise ArgumentError("Trainer", "needs a train_dataset")
         return Batches(self, self.train_dataset, is_training=True)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """A sampler for the training dataset; None for the order that `train_sampling_strategy` says."""
+
+    def _sampler_arguments(self) -> tuple[Any, ...]:
+        takes = len(inspect.signature(self._get_train_sampler).parameters) > 0
+        return (self.train_dataset,) if takes else ()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Batches:
         """The batches of an evaluation; a text names one of several datasets."""
@@ -410,14 +483,6 @@ class Trainer:
 
     # small things under Hugging Face's names
 
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the labels in a batch."""
-        return tuple(self.args.label_names or self.objective.names)
-
-    def get_num_trainable_parameters(self) -> int:
-        return sum(each.numel() for each in self.model.parameters() if each.requires_grad)
-
     def get_optimizer_group(self, param: Any = None) -> Any:
         """The optimizer's groups, or the one a weight is in."""
         groups = self.create_optimizer().param_groups
@@ -427,37 +492,6 @@ class Trainer:
 
     def get_learning_rates(self) -> list[float]:
         return [group["lr"] for group in self.create_optimizer().param_groups]
-
-    def is_world_process_zero(self) -> bool:
-        return self.world.is_first
-
-    def is_local_process_zero(self) -> bool:
-        return self.world.local_rank == 0
-
-    def save_state(self) -> None:
-        """Writes trainer_state.json into `output_dir`."""
-        if self.world.is_first:
-            folder = Path(str(self.args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            self.state.save_to_json(folder / "trainer_state.json")
-
-    def log_metrics(self, split: str, metrics: Mapping[str, Any]) -> None:
-        """Prints metrics, one a line."""
-        if self.world.is_first:
-            print(f"***** {split} metrics *****")
-            for name in sorted(metrics):
-                print(f"  {name} = {metrics[name]}")
-
-    def save_metrics(self, split: str, metrics: Mapping[str, Any], combined: bool = True) -> None:
-        """Writes SPLIT_results.json, and adds to all_results.json."""
-        if not self.world.is_first:
-            return
-        folder = Path(str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / f"{split}_results.json", dict(metrics))
-        if combined:
-            path = folder / "all_results.json"
-            write_json(path, {**(read_json(path) if path.is_file() else {}), **metrics})
 
 
 class _Padding:

@@ -97,6 +97,9 @@ class LiveLine(TrainerCallback):
         self.width = 0 if end else len(line)
 
 
+ProgressCallback = LiveLine  # the name scripts take it out by
+
+
 def show_seconds(seconds: float) -> str:
     """ "2 h 05 min", "3 min 20 s" or "14 s"."""
     whole = int(seconds)
