@@ -56,7 +56,7 @@ def test_parquet_that_is_broken(tmp_path, caplog):
     (tmp_path / "1.parquet").write_bytes(b"PAR1 nothing")
     files = str(tmp_path / "*.parquet")
     for streaming in (False, True):
-        with pytest.raises(DataFileError, match="1.parquet"):
+        with pytest.raises(DataFileError, match=r"1\.parquet"):
             list(load_dataset("parquet", data_files=files, split="train", streaming=streaming))
         ds = load_dataset("parquet", data_files=files, split="train", streaming=streaming, on_bad_files="skip")
         assert list(ds) == [{"a": 0}, {"a": 2}]
