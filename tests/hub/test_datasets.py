@@ -144,3 +144,30 @@ answer([made["twice"][:3], again, {split: len(ds) for split, ds in both.items()}
     assert run(code) == [[0, 2, 4], True, {"train": 30, "test": 3}, 30]
     files = hub.commits["me/parts"][hub.refs["me/parts"]["main"]]
     assert sorted(files) == ["README.md", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
+
+
+def test_pictures_with_metadata_are_streamed(hub, run):
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(buffer, "PNG")
+    lines = b"".join(json.dumps({"file_name": f"{i}.png", "n": i}).encode() + b"\n" for i in (1, 0))
+    files = {f"train/{i}.png": buffer.getvalue() for i in range(2)}
+    hub.put("org/seen", {**files, "train/metadata.jsonl": lines})
+    code = "answer([(r['n'], r['image'].size) for r in load_dataset('org/seen', split='train', streaming=%s)])"
+    for streaming in (True, False):
+        assert run(code % streaming) == [[1, [3, 2]], [0, [3, 2]]]
+
+
+def test_pictures_of_a_stream_are_sent_as_they_are(hub, run, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    code = f"""
+stream = load_dataset("imagefolder", data_files={str(tmp_path / "a.png")!r}, split="train", streaming=True)
+stream.push_to_hub("me/seen")
+made = load_dataset("me/seen", split="train")
+raw = made.cast_column("image", Image(decode=False))[0]["image"]
+answer([made[0]["image"].size, raw["bytes"] == open({str(tmp_path / "a.png")!r}, "rb").read(), raw["path"]])
+"""
+    assert run(code) == [[3, 2], True, "a.png"]

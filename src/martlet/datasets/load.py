@@ -23,6 +23,7 @@ from martlet.datasets.finding import (
     list_folder,
     pick,
     read_configs,
+    resolve,
     resolve_all,
 )
 from martlet.datasets.info import DatasetInfo
@@ -166,7 +167,9 @@ def _asked_files(
     if data_files is not None:
         return resolve_all(by_split(data_files), base, storage)
     if "://" in base:
-        return resolve_all({"train": ["**"]}, base, storage)
+        top = base.rstrip("/") + "/"
+        files = {file.url.removeprefix(top): file for file in resolve("**", base, storage)}
+        return {split: [files[name] for name in names] for split, names in guess_splits(files).items()}
     return _guessed(base)
 
 

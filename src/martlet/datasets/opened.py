@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,10 +61,17 @@ def temporary(make: Callable[[Path], tuple[Features, int]], key: str) -> Convert
     """What `make` writes, in a folder that goes with the dataset: for rows that may change behind an equal key."""
     from martlet.datasets.load import Converted
 
-    folder = tempfile.TemporaryDirectory(prefix="martlet-rows-", ignore_cleanup_errors=True)
-    path = Path(folder.name) / DATA_FILE
-    features, num_rows = make(path)
-    return Converted([path], features, num_rows, key, folder)
+    folder = _Folder()
+    features, num_rows = make(folder.path / DATA_FILE)
+    return Converted([folder.path / DATA_FILE], features, num_rows, key, folder)
+
+
+class _Folder:
+    """A folder that goes when nobody holds this any more."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="martlet-rows-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def _emptied(folder: Path) -> None:

@@ -24,6 +24,7 @@ from martlet.errors import DataFileError
 
 METADATA = {"metadata.csv": Csv, "metadata.jsonl": Json, "metadata.parquet": Parquet}
 NUM_ROWS = 1000
+LINKED_ROWS = 100  # rows of metadata whose files, where they are not local, are read at a time
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Folder(Source):
     labels: list[str] = field(default_factory=list)
     has_metadata: bool = False
     columns: Features | None = None
+    described: dict[str, DataFile] = field(default_factory=dict)  # every file by its path: streams read one at a time
 
     def options(self) -> dict[str, Any]:
         return {"on_error": self.on_error, "drop_labels": self.drop_labels, "drop_metadata": self.drop_metadata}
@@ -52,6 +54,7 @@ class Folder(Source):
         tables = [file for group in files.values() for file in group if file.name in METADATA]
         self.has_metadata = bool(tables) and not self.drop_metadata
         if self.has_metadata:
+            self.described = {_path(file): file for group in files.values() for file in group}
             self.columns = self._described([next(iter(group), None) for group in self._metadata(files).values()])
             return self.columns
         labels = sorted({_folder_name(file) for file in media})
@@ -110,11 +113,11 @@ class Folder(Source):
             self.look({"": files})
         assert self.columns is not None
         if self.has_metadata:
-            by_path = {_path(file): file for file in files}
             for file in files:
                 if file.name in METADATA:
                     for table in self._rows(file):
-                        yield self._linked(file, table, by_path)
+                        for first in range(0, table.num_rows, LINKED_ROWS):
+                            yield self._linked(file, table.slice(first, LINKED_ROWS), self.described)
             return
         media = [file for file in files if self._is_media(file)]
         for first in range(0, len(media), NUM_ROWS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -66,7 +67,9 @@ class Sql(Source):
 def _rows(
     con: Any, sql: Any, params: Any, chunksize: int, columns: Sequence[str] | None
 ) -> Iterator[tuple[list[str], Iterator[list[Any]]]]:
-    if isinstance(con, str) and con.startswith("sqlite:///") and isinstance(sql, str):
+    # of a table by name SQLAlchemy knows truths and dates, which SQLite keeps as numbers and texts
+    needs_types = isinstance(sql, str) and _is_name(sql) and importlib.util.find_spec("sqlalchemy") is not None
+    if isinstance(con, str) and con.startswith("sqlite:///") and isinstance(sql, str) and not needs_types:
         import sqlite3
 
         connection = sqlite3.connect(con.removeprefix("sqlite:///"))
@@ -98,8 +101,12 @@ def _rows(
 
 
 def _chunks(cursor: Any, chunksize: int) -> Iterator[list[Any]]:
-    while rows := cursor.fetchmany(chunksize):
-        yield list(rows)
+    try:
+        while rows := cursor.fetchmany(chunksize):
+            yield list(rows)
+    except (ValueError, TypeError) as problem:
+        rule = "holds a value that is not of its column's type"
+        raise DataFileError("the query", rule, found=str(problem)[:200], remedy="Select it by a query.") from problem
 
 
 def _named(description: Any) -> list[str]:
@@ -109,9 +116,13 @@ def _named(description: Any) -> list[str]:
     return names
 
 
+def _is_name(sql: str) -> bool:
+    return len(sql.split()) == 1
+
+
 def _query(sql: Any, columns: Sequence[str] | None) -> str:
     text = str(sql)
-    if len(text.split()) == 1:  # a table's name
+    if _is_name(text):
         quoted = ", ".join(f'"{name}"' for name in columns) if columns else "*"
         return f'SELECT {quoted} FROM "{text}"'
     return text
@@ -133,11 +144,16 @@ def _sqlalchemy_rows(
     engine: Any = sqlalchemy.create_engine(con) if is_ours else con
     connection: Any = engine.connect() if hasattr(engine, "connect") else engine
     try:
-        query = sqlalchemy.text(_query(sql, columns)) if isinstance(sql, str) else sql
         try:
+            if isinstance(sql, str) and _is_name(sql):
+                table = sqlalchemy.Table(sql, sqlalchemy.MetaData(), autoload_with=connection)
+                query: Any = sqlalchemy.select(*[table.c[name] for name in columns] if columns else [table])
+            else:
+                query = sqlalchemy.text(_query(sql, columns)) if isinstance(sql, str) else sql
             result = connection.execution_options(stream_results=True).execute(query, params or {})
-        except sqlalchemy.exc.SQLAlchemyError as problem:
-            raise DataFileError("the query", "was refused by the database", found=str(problem)[:200]) from problem
+        except (sqlalchemy.exc.SQLAlchemyError, KeyError) as problem:
+            found = f"{type(problem).__name__}: {problem}"[:200]
+            raise DataFileError("the query", "was refused by the database", found=found) from problem
         yield [str(key) for key in result.keys()], _chunks(result, chunksize)  # noqa: SIM118
     finally:
         if connection is not con:
