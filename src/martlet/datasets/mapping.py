@@ -256,8 +256,8 @@ def _filter_by_expression(dataset: Dataset, condition: Any) -> Dataset:
 def _sql_rows(table: pa.Table, condition: str) -> Any:
     from martlet.datasets.sql import query
 
-    found = query(table, f'select "{ROW}" from self where {condition}')
-    return np.sort(found.column(0).to_numpy())
+    rows = query(table, f'select "{ROW}" from self where {condition}', is_kept=True).column(0).to_numpy()
+    return rows if (np.diff(rows) > 0).all() else np.sort(rows)
 
 
 def _columns(subject: str, keyword: str, wanted: Any, names: list[str]) -> tuple[str, ...]:

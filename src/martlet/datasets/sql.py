@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,13 +15,30 @@ if TYPE_CHECKING:
     from martlet.datasets.dataset import Dataset
 
 
-def query(table: Any, text: str) -> pa.Table:
-    """The result of a query that calls the table `self`. ArgumentError for SQL that cannot be run."""
+# The engine of conditions, and the process it belongs to: threads do not survive a fork. Starting one takes 40 ms.
+_kept: list[tuple[int, Any]] = []
+
+
+def _connect(*, is_kept: bool) -> Any:
     try:
         import duckdb
     except ImportError as problem:
         raise MissingDependencyError("SQL", "needs DuckDB", remedy="pip install duckdb") from problem
-    connection = duckdb.connect()
+    if not is_kept:
+        return duckdb.connect()
+    if not _kept or _kept[-1][0] != os.getpid():
+        _kept.append((os.getpid(), duckdb.connect()))
+    return _kept[-1][1].cursor()
+
+
+def query(table: Any, text: str, *, is_kept: bool = False) -> pa.Table:
+    """The result of a query that calls the table `self`. ArgumentError for SQL that cannot be run.
+
+    `is_kept`: by an engine that stays for the next query, for what makes no tables and settings of its own.
+    """
+    connection = _connect(is_kept=is_kept)
+    import duckdb
+
     try:
         connection.execute("set enable_progress_bar = false")
         connection.register("self", table)

@@ -201,7 +201,7 @@ def _arrow(data: bytes, types: dict[str, pa.DataType]) -> pa.Table:
     parse = paj.ParseOptions(explicit_schema=pa.schema(list(types.items()))) if types else None
     # one block: the threads are ours, and a row may not straddle two
     read = paj.ReadOptions(use_threads=False, block_size=max(len(data), 1 << 16) + 1)
-    if not data.strip():
+    if not data or data.isspace():
         return pa.table({})
     table = paj.read_json(pa.BufferReader(data), read_options=read, parse_options=parse)
     table.validate(full=True)  # Arrow's parser takes invalid UTF-8 as it is

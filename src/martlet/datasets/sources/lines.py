@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,9 @@ class Block:
 
 def blocks(stream: IO[bytes], block_bytes: int = BLOCK_BYTES, separator: bytes = b"\n") -> Iterator[Block]:
     """The stream in blocks that end with the separator (but for the last). A line may be longer than a block."""
+    if separator == b"\n" and isinstance(getattr(stream, "raw", None), io.FileIO):
+        yield from _blocks_of_file(stream, block_bytes)
+        return
     rest, offset = b"", 0
     while True:
         data = stream.read(block_bytes)
@@ -33,7 +37,8 @@ def blocks(stream: IO[bytes], block_bytes: int = BLOCK_BYTES, separator: bytes =
         if cut < 0:
             rest += data
             continue
-        data = rest + data
+        if rest:
+            data = rest + data
         cut += len(rest)
         while len(separator) > 1 and cut > 0 and data[cut - 1 : cut] == separator[:1]:
             cut -= 1  # in a longer run of newlines the first two separate
@@ -43,6 +48,21 @@ def blocks(stream: IO[bytes], block_bytes: int = BLOCK_BYTES, separator: bytes =
         rest = data[cut:]
     if rest:
         yield Block(rest, offset)
+
+
+def _blocks_of_file(stream: IO[bytes], block_bytes: int) -> Iterator[Block]:
+    """The same of a file on the disk: where a block ends is looked up first, so that its bytes are copied once."""
+    offset = stream.tell()
+    while True:
+        stream.seek(offset + block_bytes)
+        stream.readline()
+        end = stream.tell()
+        stream.seek(offset)
+        data = stream.read(end - offset)
+        if not data:
+            return
+        yield Block(data, offset)
+        offset += len(data)
 
 
 def line_number(file: DataFile, offset: int) -> int:
