@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from martlet import absent
+
 __version__ = "0.1.0"
 
 # Names and the room each lives in, imported when first used: `import martlet` loads no torch and takes milliseconds.
@@ -19,6 +21,8 @@ _ROOMS = {
     "AutoModelForTokenClassification": "auto_heads",
     "AutoTokenizer": "tokenizers",
     "BatchEncoding": "tokenizers",
+    "BitsAndBytesConfig": "bits",
+    "CONFIG_MAPPING": "scripts",
     "DataCollatorForLanguageModeling": "datasets",
     "DataCollatorForSeq2Seq": "datasets",
     "DataCollatorForTokenClassification": "datasets",
@@ -33,12 +37,21 @@ _ROOMS = {
     "EpsilonLogitsWarper": "generation",
     "EtaLogitsWarper": "generation",
     "EvalPrediction": "training",
+    "FeatureExtractionPipeline": "pipelines",
+    "FillMaskPipeline": "pipelines",
     "ForcedBOSTokenLogitsProcessor": "generation",
     "ForcedEOSTokenLogitsProcessor": "generation",
     "GenerationConfig": "generation",
+    "HfArgumentParser": "training",
     "InfNanRemoveLogitsProcessor": "generation",
     "LogitsProcessor": "generation",
     "LogitsProcessorList": "generation",
+    "MODEL_FOR_CAUSAL_LM_MAPPING": "scripts",
+    "MODEL_FOR_MASKED_LM_MAPPING": "scripts",
+    "MODEL_FOR_QUESTION_ANSWERING_MAPPING": "scripts",
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING": "scripts",
+    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING": "scripts",
+    "MODEL_MAPPING": "scripts",
     "MaxLengthCriteria": "generation",
     "MaxTimeCriteria": "generation",
     "MinLengthLogitsProcessor": "generation",
@@ -46,7 +59,13 @@ _ROOMS = {
     "MinPLogitsWarper": "generation",
     "NoBadWordsLogitsProcessor": "generation",
     "NoRepeatNGramLogitsProcessor": "generation",
+    "PreTrainedConfig": "auto_named",
+    "PreTrainedModel": "auto_named",
+    "PreTrainedTokenizerBase": "tokenizers",
+    "PreTrainedTokenizerFast": "tokenizers",
     "PrefixConstrainedLogitsProcessor": "generation",
+    "PretrainedConfig": "auto_named",
+    "QuestionAnsweringPipeline": "pipelines",
     "RepetitionPenaltyLogitsProcessor": "generation",
     "Seq2SeqTrainer": "training",
     "Seq2SeqTrainingArguments": "training",
@@ -57,9 +76,11 @@ _ROOMS = {
     "SuppressTokensAtBeginLogitsProcessor": "generation",
     "SuppressTokensLogitsProcessor": "generation",
     "TemperatureLogitsWarper": "generation",
+    "TextClassificationPipeline": "pipelines",
     "TextGenerationPipeline": "pipelines.text_generation",
     "TextIteratorStreamer": "generation",
     "TextStreamer": "generation",
+    "TokenClassificationPipeline": "pipelines",
     "TopHLogitsWarper": "generation",
     "TopKLogitsWarper": "generation",
     "TopPLogitsWarper": "generation",
@@ -69,16 +90,35 @@ _ROOMS = {
     "TrainerState": "training",
     "TrainingArguments": "training",
     "TypicalLogitsWarper": "generation",
+    "ZeroShotClassificationPipeline": "pipelines",
+    "check_min_version": "scripts",
     "default_data_collator": "datasets",
     "get_constant_schedule": "training",
     "get_constant_schedule_with_warmup": "training",
     "get_cosine_schedule_with_warmup": "training",
     "get_cosine_with_hard_restarts_schedule_with_warmup": "training",
     "get_inverse_sqrt_schedule": "training",
+    "get_json_schema": "tokenizers",
+    "get_last_checkpoint": "scripts",
     "get_linear_schedule_with_warmup": "training",
     "get_polynomial_decay_schedule_with_warmup": "training",
     "get_scheduler": "training",
+    "infer_device": "scripts",
+    "is_accelerate_available": "scripts",
+    "is_bitsandbytes_available": "scripts",
+    "is_datasets_available": "scripts",
+    "is_flash_attn_2_available": "scripts",
+    "is_flax_available": "scripts",
+    "is_peft_available": "scripts",
+    "is_sentencepiece_available": "scripts",
+    "is_tf_available": "scripts",
+    "is_tokenizers_available": "scripts",
+    "is_torch_available": "scripts",
+    "is_torch_bf16_gpu_available": "scripts",
+    "is_torch_xla_available": "scripts",
+    "is_vision_available": "scripts",
     "pipeline": "pipelines",
+    "require_version": "scripts",
     "set_seed": "generation",
 }
 
@@ -95,6 +135,9 @@ _OF_FAMILIES = (
     "Tokenizer",
     "TokenizerFast",
 )
+
+# Rooms whose names people reach through the package: martlet.logging.set_verbosity_error().
+_ROOM_NAMES = ("datasets", "generation", "logging", "pipelines", "tokenizers", "training")
 
 __all__ = ["__version__", *sorted(_ROOMS)]
 
@@ -182,10 +225,15 @@ def _named(name: str) -> Any:
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         value = getattr(import_module(f"martlet.{_ROOMS[name]}"), name)
+    elif name in _ROOM_NAMES or name in absent.MODULES:
+        value = import_module(f"martlet.{name}")
     elif not (name[:1].isupper() and name.endswith(_OF_FAMILIES)) or (value := _named(name)) is None:
-        raise AttributeError(f"module 'martlet' has no attribute {name!r}")
+        raise AttributeError(f"module 'martlet' has no attribute {name!r}. {absent.explain(name)}".rstrip(". ") + ".")
     globals()[name] = value
     return value
+
+
+absent.install()
 
 
 def __dir__() -> list[str]:

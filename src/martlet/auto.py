@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from martlet.adapters.config import find_adapter
 from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, open_checkpoint
 from martlet.engine import OPTIONS, is_built, kinds
 from martlet.errors import ArgumentError, MissingDependencyError, UnsupportedError
 from martlet.families import Config, load_families
+from martlet.families.sizes import with_sizes
 
 BACKENDS = ("torch", "native")
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # where there is none of these, "auto" needs no torch to be the CPU
@@ -49,8 +50,13 @@ class AutoConfig:
 
     @staticmethod
     def for_model(model_type: str, **values: Any) -> Config:
-        """A config made by hand: sizes must be given; what else is left out has the family's defaults."""
-        return Config({"model_type": model_type, **values})
+        """A config made by hand: what is left out is Hugging Face's default of the family, sizes too."""
+        return Config({"model_type": model_type, **with_sizes(model_type, values)})
+
+    @staticmethod
+    def register(model_type: str, config: Any, exist_ok: bool = False) -> None:
+        """UnsupportedError: a family is a file of its own."""
+        refuse_register("AutoConfig", model_type)
 
 
 class AutoModel:
@@ -72,6 +78,11 @@ class AutoModel:
         modeling = torch_models()
         pooler = keywords.pop("add_pooling_layer", None)
         return modeling.build_model(lambda config: modeling.base_model(config, pooler), as_config(config), keywords)
+
+    @staticmethod
+    def register(config_class: Any, model_class: Any, exist_ok: bool = False) -> None:
+        """UnsupportedError: a family is a file of its own."""
+        refuse_register("AutoModel", model_class)
 
 
 class AutoModelForCausalLM:
@@ -126,6 +137,21 @@ class AutoModelForCausalLM:
         model = modeling.build_model(modeling.causal_model, as_config(config), keywords)
         model.generation_config = _generation_config(model, None)
         return model
+
+    @staticmethod
+    def register(config_class: Any, model_class: Any, exist_ok: bool = False) -> None:
+        """UnsupportedError: a family is a file of its own."""
+        refuse_register("AutoModelForCausalLM", model_class)
+
+
+def refuse_register(name: str, given: Any) -> NoReturn:
+    """UnsupportedError for a class of the caller's."""
+    raise UnsupportedError(
+        f"{name}.register",
+        "classes of your own cannot be registered",
+        found=getattr(given, "__name__", repr(given)),
+        remedy="A family is data here: docs/add-a-family.md adds one.",
+    )
 
 
 def load_for_generation(

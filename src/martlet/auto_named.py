@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from martlet.auto import AutoConfig, as_config
 from martlet.checkpoint import HUB_KEYWORDS
-from martlet.errors import ArgumentError
+from martlet.errors import ArgumentError, UnsupportedError
 from martlet.families import Config
-from martlet.tokenizers import AutoTokenizer
+from martlet.tokenizers.made import NAMED, named_tokenizer
 
 # What Hugging Face puts before a class's purpose, and the model_type it stands for.
 FAMILIES = {
@@ -35,7 +36,6 @@ FAMILIES = {
     "SmolLM3": "smollm3",
     "XLMRoberta": "xlm-roberta",
 }
-TOKENIZERS = ("Bert", "DistilBert", "GPT2", "GPTNeoX", "Gemma", "Llama", "Qwen2", "Roberta", "XLMRoberta")
 ENCODERS = ("bert", "distilbert", "roberta", "xlm-roberta")
 # Purposes: the auto class of each, and the classes its models are of.
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -59,8 +59,8 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
 def find(name: str) -> Any:
     """The class of that name, made; None if it is nobody's."""
     for purpose in ("TokenizerFast", "Tokenizer"):
-        if name.endswith(purpose) and name.removesuffix(purpose) in TOKENIZERS:
-            return AutoTokenizer  # tokenizers are what their files say: many a family's are another's
+        if name.endswith(purpose) and (stem := name.removesuffix(purpose)) in NAMED:
+            return named_tokenizer(name, stem)
     for purpose in ("Config", *MODELS):
         prefix = name.removesuffix(purpose)
         model_type = FAMILIES.get(prefix)
@@ -83,8 +83,8 @@ def names() -> list[str]:
 
 
 def _exists(prefix: str, model_type: str, purpose: str) -> bool:
-    if prefix.startswith("Gemma3"):  # Gemma3Config and its models see pictures too, all but one
-        return (prefix == "Gemma3") == (purpose == "ForCausalLM")
+    if prefix.startswith("Gemma3") and (prefix == "Gemma3") != (purpose == "ForCausalLM"):
+        return False  # Gemma3Config and its models see pictures too, all but one
     if purpose == "LMHeadModel":
         return model_type == "gpt2"
     if purpose == "ForCausalLM":
@@ -122,6 +122,57 @@ class NamedConfig(metaclass=_OfConfigs):
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], **keywords: Any) -> Config:
         """`AutoConfig.from_pretrained`; ArgumentError for another family's checkpoint."""
         return _check(cls.__name__, cls.model_type, AutoConfig.from_pretrained(name_or_path, **keywords))
+
+
+def _refuse_subclass(name: str, of: str) -> NoReturn:
+    remedy = "A family is data here: docs/add-a-family.md adds one; a head or a loss goes around a model."
+    raise UnsupportedError(name, f"classes of your own are not built on {of}", remedy=remedy)
+
+
+class _AnyConfig(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, Config)
+
+
+class PreTrainedConfig(metaclass=_AnyConfig):
+    """Every config is one. Calling it with a `model_type` and sizes makes one; it cannot be subclassed."""
+
+    def __new__(cls, **values: Any) -> Config:  # type: ignore[misc]
+        return AutoConfig.for_model(values.pop("model_type", ""), **values)
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        _refuse_subclass(cls.__name__, "PreTrainedConfig")
+
+    from_pretrained = staticmethod(AutoConfig.from_pretrained)
+
+    @staticmethod
+    def from_dict(config_dict: Mapping[str, Any], **values: Any) -> Config:
+        """The config that a config.json with these keys is; `values` win over them."""
+        return Config({**config_dict, **values})
+
+
+PretrainedConfig = PreTrainedConfig  # its older name
+
+
+class _AnyModel(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        names = {f"{each.__module__}.{each.__qualname__}" for each in type(instance).__mro__}
+        return not names.isdisjoint(("martlet.modeling.Saved", "martlet.inference.InferenceModel"))
+
+
+class PreTrainedModel(metaclass=_AnyModel):
+    """Every model is one. It makes none: the Auto classes do; it cannot be subclassed."""
+
+    def __new__(cls, *_: Any, **__: Any) -> PreTrainedModel:
+        raise ArgumentError("PreTrainedModel", "is not made itself", remedy="Use AutoModel or AutoModelForCausalLM.")
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        _refuse_subclass(cls.__name__, "PreTrainedModel")
+
+    @staticmethod
+    def from_pretrained(name_or_path: str | os.PathLike[str], **_: Any) -> NoReturn:
+        """ArgumentError: a class that says what the model is for is needed."""
+        raise ArgumentError("PreTrainedModel", "says not what for", remedy="Use AutoModel or AutoModelForCausalLM.")
 
 
 class _OfModels(type):

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from martlet.arch import Arch, Parts
+from martlet.bits import asked_width
 from martlet.errors import ArgumentError, ConfigError, FormatError, HubError, UnsupportedError
 from martlet.families import Config, find_gguf_family, gguf_dialect
 from martlet.formats import open_weights
@@ -34,7 +35,6 @@ ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_a
 REFUSED = {
     "load_in_8bit": "Pass quantize='int8'.",
     "load_in_4bit": "Pass quantize='int4'.",
-    "quantization_config": "Pass quantize='int8' or 'int4', or load a GGUF file of the model.",
     "ignore_mismatched_sizes": "Weights of another shape would have to be made up.",
     "variant": "Give the folder or revision that holds the files.",
     "state_dict": "Call load_state_dict on the model.",
@@ -112,7 +112,8 @@ class Checkpoint:
 def read_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
     """Takes out of `keywords` what says how to load; what is left names the Hub's files or keys of config.json.
 
-    Hugging Face's keywords that we fulfil by nature are dropped; those of what we do not have are errors.
+    Hugging Face's keywords that we fulfil by nature are dropped; those of what we do not have are errors. What
+    `quantization_config` asks for is left as `quantize`.
     """
     dtype, old_dtype = keywords.pop("dtype", None), keywords.pop("torch_dtype", None)
     if dtype is not None and old_dtype is not None and dtype != old_dtype:
@@ -124,6 +125,9 @@ def read_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
     attention = keywords.pop("attn_implementation", None)
     if attention is not None and attention not in ATTENTIONS:
         raise ArgumentError("attn_implementation", f"must be one of {', '.join(ATTENTIONS)}", found=repr(attention))
+    width = asked_width(keywords.pop("quantization_config", None))
+    if width is not None and keywords.setdefault("quantize", width) != width:
+        raise ArgumentError("quantize", f"quantization_config asks for {width}", found=repr(keywords["quantize"]))
     for key, remedy in REFUSED.items():
         if keywords.pop(key, None):
             raise UnsupportedError("from_pretrained", f"{key} is not supported", remedy=remedy)

@@ -37,6 +37,7 @@ MartletError
 │   ├── WorkerError (RuntimeError)          a worker that died; names the rows and the reason
 │   └── CacheError (OSError)                a cache that cannot be written, or is damaged
 ├── UnsupportedError (NotImplementedError)  a capability we name but do not have
+│   └── MissingNameError (ImportError)      a name of transformers' that cannot be imported from here
 └── MissingDependencyError (ImportError)    an optional package is needed; says which and how to get it
 """
 
@@ -172,6 +173,9 @@ class CacheError(DatasetError, OSError): ...
 
 
 class UnsupportedError(MartletError, NotImplementedError): ...
+
+
+class MissingNameError(UnsupportedError, ImportError): ...
 
 
 class MissingDependencyError(MartletError, ImportError): ...

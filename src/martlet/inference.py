@@ -119,8 +119,8 @@ def open_for_engine(
     that the weights are not stored in.
     """
     keywords = dict(keywords)
-    own = {name: keywords.pop(name, None) for name in OWN}
     options = read_keywords(keywords)
+    own = {name: keywords.pop(name, None) for name in OWN}
     device_map = options["device_map"]
     placed = set(map(str, device_map.values())) if isinstance(device_map, dict) else {str(device_map)}
     if not placed <= {"None", "cpu", "auto"}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -216,6 +216,16 @@ class GenerationConfig:
         fields = {name: _jsonable(value) for name, value in fields.items()}
         return json.dumps(fields, indent=2, sort_keys=True, default=repr) + "\n"
 
+    def to_json_file(
+        self, json_file_path: str | os.PathLike[str], use_diff: bool = True, keys_to_pop: Iterable[str] = ()
+    ) -> None:
+        """`to_json_string` in a file, replaced whole; `keys_to_pop` are left out. SaveError if the disk refuses."""
+        from martlet.formats.files import write_json
+
+        left_out = set(keys_to_pop)
+        fields = json.loads(self.to_json_string(use_diff))
+        write_json(json_file_path, {name: value for name, value in fields.items() if name not in left_out})
+
     def __eq__(self, other: object) -> bool:
         return self._values == other._values if isinstance(other, GenerationConfig) else NotImplemented
 
@@ -281,12 +291,14 @@ class GenerationConfig:
                 force_download=force_download,
                 subfolder=subfolder,
             ).require(config_file_name)
-        config = cls.from_file(path)
+        return cls.from_file(path)._with_fields(fields, return_unused_kwargs)
+
+    def _with_fields(self, fields: Mapping[str, Any], returns_unused: bool) -> Any:
         unused = {name: value for name, value in fields.items() if not is_known(name)}
-        if unused and not return_unused_kwargs:
+        if unused and not returns_unused:
             raise unknown_field(next(iter(unused)))
-        config = config.but("call", **{name: value for name, value in fields.items() if name not in unused})
-        return (config, unused) if return_unused_kwargs else config
+        config = self.but("call", **{name: value for name, value in fields.items() if name not in unused})
+        return (config, unused) if returns_unused else config
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> GenerationConfig:
@@ -296,9 +308,12 @@ class GenerationConfig:
         return cls._from_json(read_json(path), str(path))
 
     @classmethod
-    def from_dict(cls, config_dict: Mapping[str, Any], **fields: Any) -> GenerationConfig:
-        """The config that `config_dict` says, as `generation_config.json` would; `fields` win over it."""
-        return cls._from_json(config_dict, CONFIG_NAME).but("call", **fields)
+    def from_dict(cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: bool = False, **fields: Any) -> Any:
+        """The config that `config_dict` says, as `generation_config.json` would; `fields` win over it.
+
+        With `return_unused_kwargs` a pair: the config, and those of `fields` that are no fields.
+        """
+        return cls._from_json(config_dict, CONFIG_NAME)._with_fields(fields, return_unused_kwargs)
 
     @classmethod
     def _from_json(cls, said: Mapping[str, Any], subject: str) -> GenerationConfig:

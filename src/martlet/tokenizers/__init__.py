@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from martlet.tokenizers.auto import AutoTokenizer as AutoTokenizer
     from martlet.tokenizers.batch import BatchEncoding as BatchEncoding
+    from martlet.tokenizers.made import PreTrainedTokenizerFast as PreTrainedTokenizerFast
     from martlet.tokenizers.streaming import StreamDetokenizer as StreamDetokenizer
+    from martlet.tokenizers.tokenizer import PreTrainedTokenizerBase as PreTrainedTokenizerBase
     from martlet.tokenizers.tokenizer import Tokenizer as Tokenizer
     from martlet.tokenizers.tools import get_json_schema as get_json_schema
 
@@ -21,12 +23,14 @@ _HOMES = {
     "AddedToken": "vocabulary",
     "AutoTokenizer": "auto",
     "BatchEncoding": "batch",
+    "PreTrainedTokenizerBase": "tokenizer",
+    "PreTrainedTokenizerFast": "made",
     "StreamDetokenizer": "streaming",
     "Tokenizer": "tokenizer",
     "get_json_schema": "tools",
 }
 
-__all__ = ["AddedToken", "AutoTokenizer", "BatchEncoding", "StreamDetokenizer", "Tokenizer", "get_json_schema"]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

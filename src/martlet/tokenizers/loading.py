@@ -25,7 +25,7 @@ def load_tokenizer(files: Files, name: str, keywords: dict[str, Any]) -> Tokeniz
     whole = files.file("tokenizer.json")
     settings = read_settings(files, keywords, has_tokenizer_json=whole is not None)
     if whole is not None:
-        return Tokenizer(_backend_from_json(whole), settings, name)
+        return Tokenizer(backend_from_json(whole), settings, name)
     return Tokenizer(_built_backend(files, settings, name), settings, name)
 
 
@@ -53,7 +53,7 @@ def _built_backend(files: Files, settings: Settings, name: str) -> tokenizers.To
     )
 
 
-def _backend_from_json(path: Path) -> tokenizers.Tokenizer:
+def backend_from_json(path: Path) -> tokenizers.Tokenizer:
     data = _read_bytes(path)
     try:
         return tokenizers.Tokenizer.from_buffer(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from martlet.tokenizers.fast import as_json
 
 if TYPE_CHECKING:
     from martlet.tokenizers.tokenizer import Tokenizer
+    from martlet.tokenizers.vocabulary import Vocabulary
 
 _PRIVATE = ("name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "auto_map", "chat_template")
 
@@ -40,6 +42,22 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, prefix: str | None = None
         written.append(str(path))
     write_json(config, _config(tokenizer))
     return (str(config), *written)
+
+
+def save_vocabulary(tokenizer: Vocabulary, folder: Path, prefix: str | None = None) -> tuple[str, ...]:
+    """Write what the model part of `tokenizers` is made of, each file aside, and give the paths."""
+    written = []
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = tokenizer._backend.model.save(scratch, prefix)
+            for name in map(Path, files):
+                with write_aside(folder / name.name) as file:
+                    file.write(name.read_bytes())
+                written.append(str(folder / name.name))
+        except OSError as problem:
+            raise problem if isinstance(problem, SaveError) else save_error(folder, problem) from problem
+    return tuple(written)
 
 
 def _templates(template: str | dict[str, str] | None, start: str) -> dict[str, str]:

@@ -239,3 +239,6 @@ class Tokenizer(Vocabulary):
     ) -> tuple[str, ...]:
         """Write tokenizer.json, tokenizer_config.json and the chat templates; both libraries load them again."""
         return saving.save_tokenizer(self, Path(save_directory), filename_prefix)
+
+
+PreTrainedTokenizerBase = Tokenizer  # what type annotations call it

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -157,6 +159,34 @@ class Vocabulary:
             else:
                 raise ArgumentError("add_special_tokens", "needs names that end in _token", found=repr(key))
         return self.add_tokens(new, special_tokens=True)
+
+    # ---- new vocabularies, and files of one
+
+    def train_new_from_iterator(
+        self,
+        text_iterator: Iterable[Any],
+        vocab_size: int,
+        length: int | None = None,
+        new_special_tokens: Sequence[str | AddedToken] | None = None,
+        special_tokens_map: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Any:
+        """A tokenizer of the same kind with `vocab_size` tokens learned from texts, or lists of them.
+
+        Special tokens keep their roles; `special_tokens_map` renames them, old name to new. `options` are those of
+        the trainer in `tokenizers`, `min_frequency` for one; `length`, the number of texts, is for the progress bar.
+        """
+        from martlet.tokenizers.learning import train_new
+
+        return train_new(self, text_iterator, vocab_size, length, new_special_tokens, special_tokens_map, options)
+
+    def save_vocabulary(
+        self, save_directory: str | PathLike[str], filename_prefix: str | None = None
+    ) -> tuple[str, ...]:
+        """Write the vocabulary alone: vocab.json and merges.txt, vocab.txt or unigram.json. Gives their paths."""
+        from martlet.tokenizers.saving import save_vocabulary
+
+        return save_vocabulary(self, Path(save_directory), filename_prefix)
 
     # ---- named special tokens
 

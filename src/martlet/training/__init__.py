@@ -20,6 +20,7 @@ _FILES = {
     "EarlyStoppingCallback": "callbacks",
     "EvalLoopOutput": "evaluation",
     "EvalPrediction": "outputs",
+    "HfArgumentParser": "parser",
     "LoraConfig": "peft",
     "ParallelMode": "arguments",
     "PeftConfig": "peft",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from martlet.training.estimators import TextClassifier, TextRegressor, TokenClassifier
     from martlet.training.evaluation import EvalLoopOutput
     from martlet.training.outputs import EvalPrediction, PredictionOutput, TrainOutput
+    from martlet.training.parser import HfArgumentParser
     from martlet.training.peft import (
         AutoPeftModelForCausalLM,
         AutoPeftModelForFeatureExtraction,
