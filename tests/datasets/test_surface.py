@@ -65,3 +65,14 @@ def test_parquet_that_is_broken(tmp_path, caplog):
 
 def test_a_stream_is_resharded():
     assert list(IterableDataset.from_dict({"a": [1, 2]}).reshard()) == [{"a": 1}, {"a": 2}]
+
+
+def test_several_splits_at_once(tmp_path):
+    for name, count in (("train", 10), ("test", 4)):
+        Dataset.from_dict({"a": list(range(count))}).to_json(tmp_path / f"{name}.jsonl")
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+    for streaming in (False, True):
+        made = load_dataset("json", data_files=files, split=["train[:20%]", "test"], streaming=streaming)
+        assert [[row["a"] for row in rows] for rows in made] == [[0, 1], [0, 1, 2, 3]]
+        named = load_dataset("json", data_files=files, split={"all": "train+test"}, streaming=streaming)
+        assert len(list(named["all"])) == 14

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from martlet.datasets.arguments import verb
 from martlet.datasets.features import Features
 from martlet.datasets.info import INFO_FILE
-from martlet.datasets.load import Found, convert_found, find, info_of, verified
+from martlet.datasets.load import Found, each_split, find, info_of, open_split
 from martlet.datasets.modes import DownloadMode, VerificationMode, fetching, mode_of
 from martlet.datasets.splits import SplitDict, SplitInfo
 from martlet.errors import ArgumentError
@@ -35,7 +35,8 @@ class DatasetBuilder:
     """A dataset that was found and is not read yet: `info`, `config`, and the three ways to its rows."""
 
     def __init__(self, found: Found, cache_dir: str | os.PathLike[str] | None, is_forced: bool = False) -> None:
-        self._found, self._cache_dir, self._is_forced = found, cache_dir, is_forced
+        self._found, self._cache_dir = found, cache_dir
+        self._anew = set(found.files) if is_forced else set()  # splits to be converted once more
         self._folder: str | None = None
         files = {split: [file.url for file in group] for split, group in found.files.items()}
         self.config = BuilderConfig(found.config_name, files, found.source.options())
@@ -81,7 +82,7 @@ class DatasetBuilder:
         if file_format not in FORMATS:
             raise ArgumentError("file_format", f"must be one of {', '.join(FORMATS)}", found=repr(file_format))
         if mode_of(DownloadMode, download_mode, "download_mode") is DownloadMode.FORCE_REDOWNLOAD:
-            self._is_forced = True
+            self._anew = set(self._found.files)
         if num_proc is not None:
             self._found.source.num_threads = num_proc
         splits = self.as_dataset(verification_mode=verification_mode)
@@ -121,17 +122,9 @@ class DatasetBuilder:
     @verb
     def as_dataset(self, split: Any = None, verification_mode: Any = None, in_memory: bool = False) -> Any:
         """A DatasetDict, or the Dataset of a split or of some of its rows; converted now if it is not in the cache."""
-        from martlet.datasets.opened import open_splits
-        from martlet.datasets.slicing import as_instruction
-
         mode = mode_of(VerificationMode, verification_mode or "basic_checks", "verification_mode")
-        asked = None if split is None else as_instruction(split)
-        needed = list(self._found.files) if asked is None else asked.splits(self._found.files)
-        ready = convert_found(self._found, needed, self._cache_dir, is_forced=self._is_forced)
-        self._is_forced = False
-        if mode is not VerificationMode.NO_CHECKS:
-            verified(self._found, ready)
-        return open_splits(self._found, ready, asked, in_memory=in_memory)
+        found, cache, anew = self._found, self._cache_dir, self._anew
+        return each_split(split, lambda one: open_split(found, one, cache, mode, anew, in_memory=in_memory))
 
     @verb
     def as_streaming_dataset(self, split: Any = None, base_path: str | None = None) -> Any:

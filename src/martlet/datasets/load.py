@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ from martlet.datasets.modes import DownloadMode, VerificationMode, fetching, mod
 from martlet.datasets.slicing import as_instruction
 from martlet.datasets.sources import SOURCES, Source, make_source
 from martlet.datasets.sources.registry import ELSEWHERE, infer_kinds
+from martlet.datasets.sources.source import log
 from martlet.datasets.splits import SplitDict
 from martlet.datasets.version import Version
-from martlet.errors import ArgumentError, DataFileError, DatasetNotFoundError, UnsupportedError
+from martlet.errors import ArgumentError, DataFileError, DatasetNotFoundError
 
 _OF_CARD = ("description", "citation", "homepage", "license", "download_size", "dataset_size")
 
@@ -76,13 +77,14 @@ def load_dataset(
     `path` is a format ("csv", "json", "parquet", "arrow", "text", "sql", "webdataset", "imagefolder", "audiofolder")
     with `data_files=` or `data_dir=`, a folder, or a name on the Hub. `data_files` are paths, patterns (*, **) and
     URLs, by split if need be; they may be compressed or in archives. `split` is like "train", "train[:10%]",
-    "train[5:20]+test". Rows are converted once to Arrow in the cache, keyed by the files (path, size, time), the format
+    "train[5:20]+test", or a list or dict of such for as many datasets.
+    Rows are converted once to Arrow in the cache, keyed by the files (path, size, time), the format
     and its options; later calls map that. `num_proc` is the number of threads, by default one a core.
     `on_error="skip"` leaves out rows that cannot be read and says how many. Keywords a format does not know are errors.
     DatasetNotFoundError if there is nothing by that name; DataFileError names file, line and column of what is broken.
     """
     if trust_remote_code:
-        raise UnsupportedError("trust_remote_code=True", "datasets are data: no repository's Python is run")
+        log.warning("trust_remote_code=True changes nothing: no repository's Python is run, datasets are data")
     mode = mode_of(DownloadMode, download_mode, "download_mode")
     checks = mode_of(VerificationMode, verification_mode or "basic_checks", "verification_mode")
     given = {"token": token, "storage_options": storage_options, "cache_dir": cache_dir, "num_proc": num_proc}
@@ -103,19 +105,46 @@ def load_dataset(
     )
     if features is not None:
         found.features = Features(features)
-    asked = None if split is None else as_instruction(split)
     if streaming:
-        from martlet.datasets.streams.opening import open_streams
+        return each_split(split, lambda one: _streamed(found, one))
+    is_forced = mode is DownloadMode.FORCE_REDOWNLOAD or bool(download_config and download_config.force_download)
+    anew = set(found.files) if is_forced else set()
+    return each_split(
+        split, lambda one: open_split(found, one, cache_dir, checks, anew, in_memory=bool(keep_in_memory))
+    )
 
-        return open_streams(found, asked)
+
+def each_split(split: Any, call: Callable[[Any], Any]) -> Any:
+    """What `call` gives for a split, or for each in a list or dict of them."""
+    if isinstance(split, list | tuple):
+        return [call(one) for one in split]
+    return {name: call(one) for name, one in split.items()} if isinstance(split, Mapping) else call(split)
+
+
+def _streamed(found: Found, split: Any) -> Any:
+    from martlet.datasets.streams.opening import open_streams
+
+    return open_streams(found, None if split is None else as_instruction(split))
+
+
+def open_split(
+    found: Found,
+    split: Any,
+    cache_dir: str | os.PathLike[str] | None,
+    checks: VerificationMode,
+    anew: set[str],
+    *,
+    in_memory: bool,
+) -> Any:
+    """The Dataset of a split, or with None a DatasetDict; converted if it is not in the cache, or is in `anew`."""
     from martlet.datasets.opened import open_splits
 
+    asked = None if split is None else as_instruction(split)
     needed = list(found.files) if asked is None else asked.splits(found.files)
-    is_forced = mode is DownloadMode.FORCE_REDOWNLOAD or bool(download_config and download_config.force_download)
-    ready = convert_found(found, needed, cache_dir, is_forced=is_forced)
+    ready = convert_found(found, needed, cache_dir, anew)
     if checks is not VerificationMode.NO_CHECKS:
         verified(found, ready)
-    return open_splits(found, ready, asked, in_memory=bool(keep_in_memory))
+    return open_splits(found, ready, asked, in_memory=in_memory)
 
 
 def find(
@@ -291,10 +320,13 @@ def _splits(found: Found) -> SplitDict | None:
 
 
 def convert_found(
-    found: Found, splits: Sequence[str], cache_dir: str | os.PathLike[str] | None, *, is_forced: bool = False
+    found: Found, splits: Sequence[str], cache_dir: str | os.PathLike[str] | None, anew: set[str]
 ) -> dict[str, Converted]:
-    """Each split as Arrow in the cache, converted where it is not there yet."""
-    ready = {split: _converted(found, split, cache_dir, is_forced) for split in splits}
+    """Each split as Arrow in the cache, converted where it is not there yet; those in `anew` once more, this once."""
+    ready = {}
+    for split in splits:
+        ready[split] = _converted(found, split, cache_dir, split in anew)
+        anew.discard(split)
     return ready
 
 
