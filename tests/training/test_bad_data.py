@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tiny import make_rows, tiny_model
 from torch import nn
 
 from martlet.errors import ArgumentError, LossError, SaveError, TrainingDataError, UnsupportedError
-from martlet.training import Trainer, TrainingArguments
+from martlet.training import Trainer, TrainerCallback, TrainingArguments
 from martlet.training.checkpoints import check_checkpoint
 
 
@@ -120,6 +121,38 @@ def test_a_disk_that_fills_up_while_saving(tmp_path, monkeypatch):
         train(tmp_path, make_rows(), save_strategy="steps", save_steps=1, max_steps=3)
     assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == ["checkpoint-1"]
     check_checkpoint(tmp_path / "checkpoint-1")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_files_that_cannot_grow(tmp_path, share):
+    """The system's own limit on a file, at several places in it: the first checkpoint and the model saved stay good."""
+    held = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Limit(TrainerCallback):
+        def on_save(self, args, state, control, **more):
+            largest = max(each.stat().st_size for each in (tmp_path / "checkpoint-1").iterdir())
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest * share), held[1]))
+
+    trainer = Trainer(
+        tiny_model(),
+        TrainingArguments(tmp_path, save_steps=1, max_steps=3, report_html=False, disable_tqdm=True),
+        train_dataset=make_rows(),
+        callbacks=[Limit()],
+    )
+    trainer.save_model()
+    good = (tmp_path / "model.safetensors").read_bytes()
+    try:
+        with pytest.raises(SaveError, match="EFBIG"):
+            trainer.train()
+        with pytest.raises(SaveError, match="EFBIG"):
+            trainer.save_model()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, held)
+    assert (tmp_path / "model.safetensors").read_bytes() == good
+    assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == ["checkpoint-1"]
+    check_checkpoint(tmp_path / "checkpoint-1")
+    Trainer(tiny_model(), trainer.args.but(max_steps=2), train_dataset=make_rows()).train(resume_from_checkpoint=True)
+    check_checkpoint(tmp_path / "checkpoint-2")
 
 
 def test_all_weights_frozen(tmp_path):

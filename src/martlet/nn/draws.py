@@ -114,9 +114,9 @@ class SampleDropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        draws = current_draws()
         if not self.training or self.p == 0.0:
             return x
+        draws = current_draws()
         lengths = None if draws is None else draws.lengths
         if lengths is not None and x.shape[0] != sum(lengths):
             lengths = (1,) * len(lengths) if x.shape[0] == len(lengths) else None

@@ -38,9 +38,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "average_tokens_across_devices": (True, "the loss is a mean over the tokens of all ranks, always"),
     "activation_checkpointing_kwargs": (None, "each block is checkpointed, without options"),
     "gradient_checkpointing_kwargs": (None, "each block is checkpointed, without options"),
-    "torch_compile": (False, "rows are ragged, so that every step would be compiled anew"),
-    "torch_compile_backend": (None, "nothing is compiled"),
-    "torch_compile_mode": (None, "nothing is compiled"),
     "use_liger_kernel": (False, "the loss is chunked already"),
     "liger_kernel_config": (None, "the loss is chunked already"),
     "use_cache": (False, "training keeps no keys and values"),
@@ -142,6 +139,9 @@ class TrainingArguments(metaclass=_Checked):
     bf16_update: str = "master"
     activation_checkpointing: bool | None = None
     gradient_checkpointing: bool | None = None
+    torch_compile: bool = False
+    torch_compile_backend: str | None = None
+    torch_compile_mode: str | None = None
     neftune_noise_alpha: float | None = None
     logging_strategy: str = "steps"
     logging_steps: float = 500
@@ -278,6 +278,7 @@ class TrainingArguments(metaclass=_Checked):
             raise UnsupportedError("fsdp_config", "has a key that is not supported", found=sorted(unknown))
         if self.fsdp_config.get("version", 2) != 2:
             raise UnsupportedError("fsdp_config", "version must be 2", found=self.fsdp_config["version"])
+        self.torch_compile = self.torch_compile or bool(self.torch_compile_backend or self.torch_compile_mode)
         if self.group_by_length:
             self.train_sampling_strategy = "group_by_length"
         self._settle_checkpointing()

@@ -18,6 +18,7 @@ from martlet.errors import LossError, TrainingDataError, UnsupportedError
 from martlet.nn.draws import drawing, uniform
 from martlet.training.callbacks import find_metric
 from martlet.training.checkpoints import checkpoint_name, lock_folder, sweep
+from martlet.training.compiling import compiled
 from martlet.training.evaluation import to_device
 from martlet.training.feed import Batch, MapFeed, Step, seeded
 from martlet.training.outputs import TrainOutput
@@ -64,6 +65,9 @@ class Loop:
                 raise folder
             trainer.is_trained = True
             self._set_checkpointing(stack)
+            if self.args.torch_compile:
+                how = (self.args.torch_compile_backend, self.args.torch_compile_mode, world.shards)
+                stack.enter_context(compiled(trainer.model, *how))
             if self.args.full_determinism:
                 stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
                 torch.use_deterministic_algorithms(True)
