@@ -76,3 +76,28 @@ def test_several_splits_at_once(tmp_path):
         assert [[row["a"] for row in rows] for rows in made] == [[0, 1], [0, 1, 2, 3]]
         named = load_dataset("json", data_files=files, split={"all": "train+test"}, streaming=streaming)
         assert len(list(named["all"])) == 14
+
+
+def test_files_are_the_split_that_is_named(tmp_path):
+    Dataset.from_dict({"a": list(range(4))}).to_csv(tmp_path / "a.csv")
+    path = str(tmp_path / "a.csv")
+    assert Dataset.from_csv(path).split == "train"
+    assert Dataset.from_csv(path, split="test").split == "test"
+    assert Dataset.from_csv({"one": path, "two": path}, split="two").split == "two"
+    assert Dataset.from_csv(path, split="train[:2]")[:] == {"a": [0, 1]}
+
+
+def test_a_size_beside_columns_to_batch_by():
+    rows = {"a": [1, 1, 1, 2], "b": [0, 1, 2, 3]}
+    for ds in (Dataset.from_dict(rows), IterableDataset.from_dict(rows)):
+        assert [row["b"] for row in ds.batch(batch_size=2, by_column="a")] == [[0, 1, 2], [3]]
+
+
+def test_scalars_of_numpy_keep_their_kind():
+    ds = Dataset.from_dict(
+        {"a": [np.float32(0.5), None], "b": [np.int8(1), np.int8(2)], "c": [np.int8(1), np.int16(2)]}
+    )
+    assert {name: kind.dtype for name, kind in ds.features.items()} == {"a": "float32", "b": "int8", "c": "int64"}
+    made = ds.map(lambda row: {"d": np.float16(row["b"])})
+    assert made.features["d"].dtype == "float16"
+    assert made[0] == {"a": 0.5, "b": 1, "c": 1, "d": 1.0}

@@ -275,7 +275,7 @@ def batch(
     new_fingerprint: str | None = None,
 ) -> Dataset:
     """Rows of lists: `batch_size` rows in each, or neighbouring rows that agree in `by_column`."""
-    if (batch_size is None) == (by_column is None):
+    if batch_size is None and by_column is None:
         raise ArgumentError("batch()", "needs batch_size or by_column")
     plain = self.with_format("arrow")
     names = self.column_names

@@ -70,6 +70,7 @@ def inferred(
         for _ in range(values.ndim - 1):
             kind = List(kind)
         return _list_array(values), kind
+    dtype = _dtype_of_scalars(values)
     values = plain_values(values)
     picture = next((value for value in values if value is not None), None)
     if "PIL" in sys.modules and type(picture).__module__.split(".")[0] == "PIL":
@@ -85,11 +86,24 @@ def inferred(
             found=str(problem).split("\n")[0],
             remedy='Give features=, or on_mixed_types="use_json" to keep any values.',
         ) from problem
+    if dtype is not None:
+        array = array.cast(pa.from_numpy_dtype(dtype))
     kind = kind_of(pa.field(name, array.type))
     if name in NARROW and _innermost(kind) == "int64" and _narrows(array, NARROW[name]):
         kind = _renamed(kind, NARROW[name])
         array = array.cast(arrow_field(name, kind).type)
     return plain_array(array), kind
+
+
+def _dtype_of_scalars(values: Any) -> np.dtype[Any] | None:
+    """The dtype of NumPy's scalars that are all of one: np.float32 stays float32."""
+    if not isinstance(values, list | tuple):
+        return None
+    first = next((value for value in values if value is not None), None)
+    if not isinstance(first, np.generic) or first.dtype.kind not in "biuf":
+        return None
+    kinds = {type(value) for value in values if value is not None}
+    return first.dtype if len(kinds) == 1 else None
 
 
 def _kept(values: Any, before: Any, name: str) -> pa.Array:

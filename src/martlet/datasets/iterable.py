@@ -328,7 +328,7 @@ class IterableDataset:
         drop_last_batch: bool = False,
     ) -> IterableDataset:
         """Rows of lists: `batch_size` rows in each, or neighbouring rows that agree in `by_column`."""
-        if (batch_size is None) == (by_column is None):
+        if batch_size is None and by_column is None:
             raise ArgumentError("batch()", "needs batch_size or by_column")
         features = None if self.features is None else Features({n: List(kind) for n, kind in self.features.items()})
         if by_column is not None:

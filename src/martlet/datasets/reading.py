@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
 Paths = str | os.PathLike[str] | list[str] | dict[str, Any]
@@ -11,10 +13,13 @@ Paths = str | os.PathLike[str] | list[str] | dict[str, Any]
 def _loaded(kind: str, paths: Any, split: Any, features: Any, cache_dir: Any, in_memory: bool, options: Any) -> Any:
     from martlet.datasets.load import load_dataset
 
+    chosen = "train" if split is None else str(split)
+    if paths is not None and not isinstance(paths, Mapping) and re.fullmatch(r"\w+(\.\w+)*", chosen):
+        paths = {chosen: paths}  # the files are that split
     return load_dataset(
         kind,
         data_files=paths,
-        split="train" if split is None else split,
+        split=chosen if split is None or isinstance(split, str) else split,
         features=features,
         cache_dir=cache_dir,
         keep_in_memory=in_memory,
