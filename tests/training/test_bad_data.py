@@ -125,11 +125,12 @@ def test_a_disk_that_fills_up_while_saving(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 def test_files_that_cannot_grow(tmp_path, share):
-    """The system's own limit on a file, at several places in it: the first checkpoint and the model saved stay good."""
+    """The system's own limit on a file, at several places in it: what was saved before stays good."""
     held = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     class Limit(TrainerCallback):
         def on_save(self, args, state, control, **more):
+            (tmp_path / "checkpoint-1" / "own.txt").write_text("beside the checkpoint's files")
             largest = max(each.stat().st_size for each in (tmp_path / "checkpoint-1").iterdir())
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest * share), held[1]))
 
@@ -144,6 +145,7 @@ def test_files_that_cannot_grow(tmp_path, share):
     try:
         with pytest.raises(SaveError, match="EFBIG"):
             trainer.train()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(len(good) * share), held[1]))
         with pytest.raises(SaveError, match="EFBIG"):
             trainer.save_model()
     finally:
@@ -151,6 +153,7 @@ def test_files_that_cannot_grow(tmp_path, share):
     assert (tmp_path / "model.safetensors").read_bytes() == good
     assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == ["checkpoint-1"]
     check_checkpoint(tmp_path / "checkpoint-1")
+    assert (tmp_path / "checkpoint-1" / "own.txt").is_file()
     Trainer(tiny_model(), trainer.args.but(max_steps=2), train_dataset=make_rows()).train(resume_from_checkpoint=True)
     check_checkpoint(tmp_path / "checkpoint-2")
 

@@ -45,7 +45,6 @@ def save_run(trainer: Any, progress: Progress, identity: dict[str, Any]) -> Path
     """Writes checkpoint-STEP into the output folder: whole, or not there at all. Old ones go, as the limit says."""
     args, world, state = trainer.args, trainer.world, trainer.state
     folder = Path(args.output_dir) / checkpoint_name(state.global_step)
-    trainer.event("on_save")  # callbacks see the folder's name before their state is kept
     state.stateful_callbacks = trainer.callback_handler.states()
     weights = trainer.full_weights()
     aside_shards = _save_shards(trainer, folder) if world.shards and not args.save_only_model else None
@@ -78,6 +77,7 @@ def save_run(trainer: Any, progress: Progress, identity: dict[str, Any]) -> Path
     failed = world.from_first(failed)
     if failed is not None:
         raise failed
+    trainer.event("on_save")  # the checkpoint is there: callbacks put files of their own beside its
     return folder
 
 
