@@ -202,3 +202,28 @@ def test_two_runs_in_one_folder(tmp_path):
     with lock_folder(tmp_path), pytest.raises(RunFolderError, match=f"process {os.getpid()}"):
         train_in_parts(tmp_path, [], max_steps=2)
     train_in_parts(tmp_path, [], max_steps=2)
+
+
+@pytest.mark.parametrize(
+    "optim, package",
+    [("adamw_8bit", "bitsandbytes"), ("lion_8bit", "bitsandbytes"), ("adamw_torch_8bit", "torchao")],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_optimizers_of_few_bits_resume_exactly(tmp_path, optim, package):
+    pytest.importorskip(package)
+    changes = {"optim": optim, "make_model": lambda: tiny_model(hidden_size=64, intermediate_size=128)}
+    whole = train_in_parts(tmp_path / "whole", [], max_steps=4, **changes)
+    parts = train_in_parts(tmp_path / "parts", [3], max_steps=4, **changes)
+    assert_equal(whole[0], parts[0])
+    assert whole[1] == parts[1]
+
+
+def test_a_state_cannot_choose_what_is_imported(tmp_path):
+    from martlet.formats.files import write_json
+    from martlet.training.statefile import load_tree, save_tree
+
+    save_tree(tmp_path, "optimizer", {"a": torch.zeros(2)})
+    packed = ["os", "system", {"dict": []}, None]
+    write_json(tmp_path / "optimizer.json", {"tree": {"packed": packed}})
+    with pytest.raises(CheckpointError, match=r"of torchao\.optim"):
+        load_tree(tmp_path, "optimizer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from martlet.formats.safetensors import SafetensorsFile, save_safetensors
 from martlet.formats.tensors import TensorSource
 from martlet.nn.devices import STORED
 
+PACKED = "torchao.optim."  # where tensors of 8 and 4 bits that optimizers keep come from
 WORDS = {dtype: word for word, dtype in STORED.items()}
 
 
@@ -63,6 +65,13 @@ def load_tree(folder: Path, name: str) -> Any:
 def _packed(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
+    if isinstance(tree, torch.dtype):
+        return {"dtype": str(tree).removeprefix("torch.")}
+    if isinstance(tree, Tensor) and type(tree).__module__.startswith(PACKED):
+        names, context = tree.__tensor_flatten__()  # type: ignore[attr-defined]
+        inner = {name: getattr(tree, name) for name in names}
+        made = (type(tree).__module__, type(tree).__qualname__)
+        return {"packed": [*made, _packed(inner, path, tensors), _packed(context, path, tensors)]}
     if isinstance(tree, Tensor):
         tensors[path] = tree
         return {"tensor": path}
@@ -87,6 +96,14 @@ def _unpacked(tree: Any, source: TensorSource) -> Any:
     ((kind, value),) = tree.items()
     if kind == "tensor":
         return read_tensor(source, value)
+    if kind == "dtype":
+        return getattr(torch, value)
+    if kind == "packed":
+        module, name, inner, context = value
+        if not module.startswith(PACKED):  # a file must not choose what is imported
+            raise CheckpointError("checkpoint", f"packed tensors must be of {PACKED}", found=repr(module))
+        made: Any = getattr(importlib.import_module(module), name)
+        return made.__tensor_unflatten__(_unpacked(inner, source), _unpacked(context, source), None, None)
     if kind == "dict":
         return {key: _unpacked(item, source) for key, item in value}
     items = [_unpacked(item, source) for item in value]
