@@ -1,6 +1,7 @@
 """Large batches by the faster library: the values `tokenizers` gives, whatever is asked, or `tokenizers` itself."""
 
 import copy
+import json
 import pickle
 
 import numpy as np
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from martlet.errors import TokenizerError
+from martlet.tokenizers.fast import written_form
 from martlet.tokenizers.proving import SENTENCES
 from martlet.tokenizers.tokenizer import Tokenizer
 
@@ -132,3 +134,15 @@ def test_a_map_keeps_arrays(tokenizer, monkeypatch):
     made = rows.map(lambda batch: tokenizer(batch["text"]), batched=True)
     assert made.features == expected.features
     assert made.data.to_pylist() == expected.data.to_pylist()
+
+
+def test_a_tokenizer_is_written_without_what_a_call_gives_it() -> None:
+    """Whatever stands in the padding token: the text is cut where the tokens begin, and nowhere else."""
+    made = Backend(models.BPE({"a": 0, "ä": 1, '"': 2}, []))
+    plain = written_form(made)
+    assert json.loads(plain) == {**json.loads(made.to_str()), "padding": None, "truncation": None}
+    made.enable_padding(pad_token='x,"added_tokens":[],')
+    made.enable_truncation(3)
+    assert written_form(made) == plain
+    made.add_tokens(["b"])
+    assert written_form(made) != plain

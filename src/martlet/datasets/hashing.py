@@ -9,7 +9,6 @@ import enum
 import functools
 import hashlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import re
@@ -228,7 +227,7 @@ class Hasher:
                 for name, item in sorted((state or {}).items(), key=lambda pair: str(pair[0])):
                     if name not in _QUIET_ATTRIBUTES:
                         self._tag(str(name))
-                        self._feed_part(item, f".{name}")
+                        self._feed_part(value, item, f".{name}")
                 if state is not None or slots:
                     return
         try:
@@ -241,11 +240,13 @@ class Hasher:
         for part in reduced:
             self.feed(tuple(part) if hasattr(part, "__next__") else part, "its state")
 
-    def _feed_part(self, item: Any, name: str) -> None:
+    def _feed_part(self, owner: Any, item: Any, name: str) -> None:
         """A part of an object; a tokenizer within one is given its padding and truncation by each call."""
         if type(item).__module__.split(".")[0] == "tokenizers" and hasattr(item, "to_str"):
-            written = json.loads(item.to_str())
-            self._tag("tokenizer", json.dumps({**written, "padding": None, "truncation": None}, sort_keys=True))
+            from martlet.tokenizers.fast import written_form
+
+            is_ours = type(owner).__module__.startswith("martlet.tokenizers.")
+            self._tag("tokenizer", owner.written() if is_ours else written_form(item))
         else:
             self.feed(item, name)
 

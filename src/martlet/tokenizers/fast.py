@@ -201,7 +201,13 @@ class Shortcut:
 
 def written_form(backend: tokenizers.Tokenizer) -> str:
     """A backend as JSON, without padding and truncation: they are of a call."""
-    return json.dumps({**json.loads(as_json(backend)), "padding": None, "truncation": None}, ensure_ascii=False)
+    text = as_json(backend)
+    plain = {"padding": None, "truncation": None}
+    # a vocabulary takes long to read and write again, and what changes stands before it (no quote in a text is bare)
+    at = text.find(',"added_tokens":')
+    if at > 0 and (head := json.loads(text[:at] + "}")).keys() <= {"version", *plain}:
+        return json.dumps({**head, **plain}, ensure_ascii=False)[:-1] + text[at:]
+    return json.dumps({**json.loads(text), **plain}, ensure_ascii=False)
 
 
 def as_json(backend: tokenizers.Tokenizer, pretty: bool = False) -> str:
