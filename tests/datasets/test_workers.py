@@ -8,9 +8,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from martlet.datasets import Dataset, DatasetDict
+from martlet.datasets import Dataset, DatasetDict, template
 from martlet.datasets.runner import ThisProcess
 from martlet.errors import HashingError, WorkerError
 
@@ -34,6 +35,65 @@ def test_rows_in_memory_go_to_workers_too():
     both = DatasetDict({"train": Dataset.from_dict({"a": [1, 2, 3] * 20}), "test": Dataset.from_dict({"a": [4]})})
     out = both.map(lambda rows: {"b": rows["a"]}, batched=True, batch_size=7, num_proc=2)
     assert out["train"]["b"][:] == [1, 2, 3] * 20 and out["test"]["b"][:] == [4]
+
+
+def test_workers_are_fresh_whatever_ran_before(ds, monkeypatch):
+    """Nothing of one run is left in the next, and chance is not the same in each of them."""
+
+    def look(rows):
+        import random
+
+        had, sys.modules["left_behind"] = "left_behind" in sys.modules, sys
+        return {"had": [had], "said": [os.environ.get("SAID")], "draw": [repr((np.random.rand(), random.random()))]}
+
+    for said in ("one", "two"):
+        monkeypatch.setenv("SAID", said)
+        out = ds.map(look, batched=True, batch_size=50, num_proc=2, remove_columns="a", cache=False)
+        assert out["said"][:] == [said] * 2 and len(set(out["draw"])) == 2
+        assert not out["had"][0]
+    assert not _children()
+
+
+@pytest.mark.skipif(not template.IS_POSSIBLE, reason="no forks here")
+def test_a_template_that_dies_is_told_and_replaced(ds, monkeypatch):
+    def kills(row):
+        os.kill(os.getppid(), signal.SIGKILL)
+        return {"b": row["a"]}
+
+    _ = ds.map(lambda row: {"b": 1}, num_proc=2, cache=False)[0]
+    assert "template" in "".join(map(_command, _children_of(os.getpid())))
+    assert ds.map(kills, num_proc=2, cache=False)["b"][:] == list(range(100))  # its workers have pipes of their own
+    assert not _children()
+    for _ in range(2):
+        assert ds.map(lambda row: {"b": row["a"]}, num_proc=2, cache=False)["b"][:] == list(range(100))
+    template.end()
+    assert "template" not in "".join(map(_command, _children_of(os.getpid())))
+    monkeypatch.setattr(template, "IS_POSSIBLE", False)  # interpreters of their own give the same
+    assert ds.map(lambda row: {"b": row["a"]}, num_proc=2, cache=False)["b"][:] == list(range(100))
+
+
+def test_a_worker_has_the_limits_of_its_caller(ds):
+    resource = pytest.importorskip("resource")
+    _ = ds.map(lambda row: {"b": 1}, num_proc=2, cache=False)[0]
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (old[0] - 1, old[1]))
+    try:
+        out = ds.map(lambda row: {"b": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}, num_proc=2, cache=False)
+        assert set(out["b"]) == {old[0] - 1}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, old)
+
+
+def test_memory_that_runs_out_in_a_worker_is_told(ds):
+    def grows(row):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        return {"b": len(bytearray(8 << 30))}
+
+    with pytest.raises(MemoryError) as caught:
+        _ = ds.map(grows, num_proc=2, cache=False)[0]
+    assert "grows" in caught.value.__notes__[0] and not _children()
 
 
 def die(row):
@@ -126,14 +186,24 @@ def test_interrupted_or_killed_nothing_stays(ds, tmp_path, how):
 
 
 def _children(pid: int | None = None) -> list[int]:
-    """Worker processes of a process."""
+    """Worker processes of a process: its own, and what its template forked."""
+    found = []
+    for child in _children_of(pid or os.getpid()):
+        if "martlet.datasets.worker" in _command(child):
+            found.append(child)
+        if "martlet.datasets.template" in _command(child):
+            found.extend(_children_of(child))
+    return found
+
+
+def _children_of(pid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except (OSError, IndexError):
             continue
-        if parent == (pid or os.getpid()) and "martlet.datasets.worker" in _command(int(path.name)):
+        if parent == pid:
             found.append(int(path.name))
     return found
 

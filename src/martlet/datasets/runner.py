@@ -16,6 +16,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from martlet.datasets import template
 from martlet.errors import ArgumentError, HashingError, WorkerError
 
 Part = tuple[int, int, int]  # number, first row, end
@@ -40,13 +41,13 @@ class ThisProcess:
 @dataclass
 class _Worker:
     rank: int
-    process: subprocess.Popen[bytes]
+    process: Any  # a Popen, or a Forked
     pipe: Any = None
     part: Part | None = None
 
 
 class LocalProcesses:
-    """Fresh Python processes, never forked ones: threads and locks of this process are not theirs.
+    """Fresh Python processes, never forked from this one: its threads and locks are not theirs.
 
     A worker that dies ends the run with its rows and the reason. Whatever ends the run, no worker stays.
     """
@@ -70,6 +71,9 @@ class LocalProcesses:
                     for worker in workers:
                         worker.pipe.send_bytes(data)
                     self._serve(workers, waiting, on_rows)
+                except KeyboardInterrupt:
+                    template.end()
+                    raise
                 finally:
                     _stop(workers)
 
@@ -133,17 +137,29 @@ def _address(folder: str) -> str | None:
 
 
 def _start(rank: int, address: Any, secret: bytes) -> _Worker:
-    """A worker, told on its standard input where to call; it ends when that is closed, so with us."""
+    """A worker, told where to call; it ends when its standard input is closed, so with us."""
     environment = {"TOKENIZERS_PARALLELISM": "false", **os.environ}
+    start = {"rank": rank, "address": address, "secret": secret.hex(), "path": sys.path, "folder": os.getcwd()}
+    origin = template.template()
+    if origin is not None:
+        forked = origin.start({**start, "environment": environment, "limits": _limits()})
+        if forked is not None:
+            return _Worker(rank, forked)
     process = subprocess.Popen(
         [sys.executable, "-m", "martlet.datasets.worker"], stdin=subprocess.PIPE, env=environment, close_fds=True
     )
-    start = {"rank": rank, "address": address, "secret": secret.hex(), "path": sys.path, "folder": os.getcwd()}
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(start).encode() + b"\n")
         process.stdin.flush()
     return _Worker(rank, process)
+
+
+def _limits() -> dict[str, tuple[int, int]]:
+    """This process's limits, which a worker that is not its child is to have too."""
+    import resource
+
+    return {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")}
 
 
 def _stop(workers: Sequence[_Worker]) -> None:

@@ -16,7 +16,11 @@ from typing import Any
 def main() -> None:
     """Reads on standard input where to call, then works until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
-    start = json.loads(sys.stdin.buffer.readline())
+    work(json.loads(sys.stdin.buffer.readline()))
+
+
+def work(start: dict[str, Any]) -> None:
+    """Calls where `start` says, and does what comes."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.path[:] = start["path"]
     os.chdir(start["folder"])
