@@ -168,8 +168,9 @@ def main() -> None:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     running: set[int] = set()
     rest = b""
+    sources: list[Any] = [control, woken]
     while True:
-        ready, _, _ = select.select([control, woken], [], [])
+        ready = select.select(sources, [], [])[0]
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 1 << 12)
