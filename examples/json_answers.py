@@ -107,7 +107,7 @@ def main(name: str, output: str = "runs/json_answers", max_steps: int = 60, test
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
         warmup_steps=5,
-        save_steps=20,
+        save_steps=10,
         save_total_limit=1,
         logging_steps=5,
         seed=1,

@@ -41,18 +41,19 @@ def main(
 
     set_seed(seed)  # the new head's weights
     model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=2)
+    model.get_input_embeddings().requires_grad_(False)  # half the weights; what they know of words is enough
     args = TrainingArguments(
         output,
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=64,
         per_device_eval_batch_size=64,
         num_train_epochs=float(epochs),
-        learning_rate=1e-4,
+        learning_rate=1.5e-4,
         lr_scheduler_type="linear",
         warmup_steps=0.05,
         weight_decay=0.01,
-        save_steps=500,
+        save_steps=100,
         save_total_limit=1,
-        logging_steps=100,
+        logging_steps=50,
         seed=seed,
         resume_from_checkpoint="auto",
     )

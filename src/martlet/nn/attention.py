@@ -54,7 +54,7 @@ class Attention(nn.Module):
         if turn is not None:
             q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
         if self.training and caches is None and weights is None and not arch.attn_softcap:
-            joined: Tensor = self.o_proj(attend_rows(q_TNH, k_TKH, v_TKH, rows.lengths, self._attend_group))
+            joined: Tensor = self.o_proj(attend_rows(q_TNH, k_TKH, v_TKH, rows, self._attend_group))
             return joined
         out = []
         for row, (start, end) in enumerate(rows.spans):

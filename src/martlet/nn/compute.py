@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,8 +31,8 @@ class _WideLinear(torch.autograd.Function):
     """y = x W' + b in float32. What is kept for the backward pass is kept in bfloat16."""
 
     @staticmethod
-    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x_TI.to(weight_OI.dtype) if ctx.needs_input_grad[1] else None, weight_OI)
+    def forward(ctx: Any, x_TI: Tensor, narrow_TI: Tensor | None, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(narrow_TI, weight_OI)
         ctx.has_bias = bias_O is not None
         return F.linear(x_TI, weight_OI.float(), None if bias_O is None else bias_O.float())
 
@@ -41,18 +42,48 @@ class _WideLinear(torch.autograd.Function):
         grad_x = grad_w = grad_b = None
         if ctx.needs_input_grad[0]:
             grad_x = grad_TO @ weight_OI.float()
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[2]:
             flat = grad_TO.reshape(-1, grad_TO.shape[-1])
             grad_w = (flat.T @ x_TI.reshape(-1, x_TI.shape[-1]).float()).to(weight_OI.dtype)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
+        if ctx.has_bias and ctx.needs_input_grad[3]:
             grad_b = grad_TO.reshape(-1, grad_TO.shape[-1]).sum(0).to(weight_OI.dtype)
-        return grad_x, grad_w, grad_b
+        return grad_x, None, grad_w, grad_b
 
 
-def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+class _Narrowed:
+    """The last tensor that was rounded to be kept: queries, keys and values read one, and keep one between them."""
+
+    def __init__(self) -> None:
+        self.last: tuple[Any, int, Tensor] | None = None
+
+    def of(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        if torch.compiler.is_compiling():
+            return x.detach().to(dtype)
+        if self.last is not None:
+            source, version, narrow = self.last
+            if source() is x and version == x._version and narrow.dtype == dtype:
+                return narrow
+        narrow = x.detach().to(dtype)
+        self.last = (weakref.ref(x), x._version, narrow)
+        return narrow
+
+
+def _linear(module: nn.Linear, narrowed: _Narrowed, x: Tensor) -> Tensor:
+    wide = x.float()
+    keeps = torch.is_grad_enabled() and module.weight.requires_grad
     apply: Any = _WideLinear.apply
-    out: Tensor = apply(x.float(), module.weight, module.bias)
+    out: Tensor = apply(wide, narrowed.of(wide, module.weight.dtype) if keeps else None, module.weight, module.bias)
     return out
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling it is its product and nothing else: a linear layer not adapted, listened to, or compiled."""
+    if type(module) is not nn.Linear or torch.compiler.is_compiling():
+        return False
+    forward = vars(module).get("forward")
+    is_own = forward is None or getattr(forward, "func", None) is _linear
+    listeners = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return is_own and not any(listeners)
 
 
 def _embedding(module: nn.Embedding, ids: Tensor) -> Tensor:
@@ -66,13 +97,16 @@ def computing_in_float32(model: nn.Module) -> Iterator[None]:
     Weights and their gradients stay bfloat16: half the memory, and float32's speed where bfloat16 is emulated.
     """
     changed: list[Any] = []
+    narrowed = _Narrowed()
     for module in model.modules():
         if "forward" in vars(module) or type(module) not in (nn.Linear, nn.Embedding):
             continue
         if module.weight.dtype == torch.bfloat16:
-            function: Any = _linear if type(module) is nn.Linear else _embedding
+            made: Any = functools.partial(_embedding, module)  # type: ignore[arg-type]
+            if type(module) is nn.Linear:
+                made = functools.partial(_linear, module, narrowed)
             changed.append(module)
-            changed[-1].forward = functools.partial(function, module)
+            changed[-1].forward = made
     try:
         yield
     finally:

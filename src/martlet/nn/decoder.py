@@ -16,8 +16,9 @@ from martlet.arch import Activation, Arch, Layer, Parts, Placement, Rope, RopeSc
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.attention import Attention
 from martlet.nn.cache import KVCache, RowCache
+from martlet.nn.compute import is_plain
 from martlet.nn.draws import SampleDropout
-from martlet.nn.lean import gated_silu
+from martlet.nn.lean import gated_product, gated_silu
 from martlet.nn.norm import build_norm
 from martlet.nn.outputs import CausalLMOutput, Fields, ModelOutput
 from martlet.nn.ragged import Padding, Ragged, find_padding, ragged_rows
@@ -83,7 +84,10 @@ class MLP(nn.Module):
     def forward(self, x_TD: Tensor) -> Tensor:
         up = self.up_proj(x_TD)
         if self.activation is F.silu and self.gated:
-            mixed = gated_silu(self.gate_proj(x_TD), up)
+            gate, down = self.gate_proj(x_TD), self.down_proj
+            if self.training and not torch.is_autocast_enabled(x_TD.device.type) and is_plain(down):
+                return gated_product(gate, up, down.weight, down.bias)
+            mixed = gated_silu(gate, up)
         else:
             mixed = self.activation(self.gate_proj(x_TD)) * up if self.gated else self.activation(up)
         result: Tensor = self.down_proj(mixed)

@@ -62,3 +62,38 @@ def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
     apply: Any = _GatedSilu.apply
     out: Tensor = apply(gate, up)
     return out
+
+
+class _GatedProduct(torch.autograd.Function):
+    """y = (silu(g) u) W' + b. Keeps g and u, in the weight's dtype: autograd would keep silu(g) u as well."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(gate.to(weight.dtype), up.to(weight.dtype), weight)
+        ctx.has_bias = bias is not None
+        mixed = F.silu(gate).mul_(up)
+        return F.linear(mixed, weight.to(gate.dtype), None if bias is None else bias.to(gate.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, weight = ctx.saved_tensors
+        gate, up = gate.to(grad.dtype), up.to(grad.dtype)
+        grad_gate = grad_up = grad_w = grad_b = None
+        silu = F.silu(gate)
+        if ctx.needs_input_grad[2]:
+            flat = grad.flatten(0, -2)
+            grad_w = (flat.T @ (silu * up).flatten(0, -2)).to(weight.dtype)
+        if ctx.has_bias and ctx.needs_input_grad[3]:
+            grad_b = grad.flatten(0, -2).sum(0).to(weight.dtype)
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            grad_mixed = grad @ weight.to(grad.dtype)
+            grad_up = silu.mul_(grad_mixed)
+            grad_gate = torch.ops.aten.silu_backward(grad_mixed.mul_(up), gate)
+        return grad_gate, grad_up, grad_w, grad_b
+
+
+def gated_product(gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(silu(gate) * up) W' + b, computed in the dtype of `gate`, which may be wider than the weight's."""
+    apply: Any = _GatedProduct.apply
+    out: Tensor = apply(gate, up, weight, bias)
+    return out

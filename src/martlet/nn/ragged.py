@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Ragged:
     past: tuple[int, ...]
     positions_T: Tensor
     types_T: Tensor | None = None  # segments (token_type_ids); None: all 0
+    groups: dict[torch.device, Any] = field(default_factory=dict, compare=False, repr=False)  # of attention, by device
 
     @property
     def spans(self) -> list[tuple[int, int]]:

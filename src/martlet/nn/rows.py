@@ -7,13 +7,14 @@ Cutting T tokens row by row would cost, backward, a tensor of all T for every ro
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from martlet.nn.ragged import Ragged
 
 Attend = Callable[[Tensor, Tensor, Tensor, tuple[int, ...]], Tensor]
 
@@ -28,7 +29,6 @@ class Groups:
     back_T: Tensor | None
 
 
-@functools.lru_cache(4)  # every layer of a batch asks
 def group_rows(lengths: tuple[int, ...], device: torch.device) -> Groups:
     """The rows of each length, in order of length."""
     rows = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -39,9 +39,8 @@ def group_rows(lengths: tuple[int, ...], device: torch.device) -> Groups:
     if rows == list(range(len(lengths))):
         return Groups(groups, tuple(by_length), None, None)
     starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
-    with torch.inference_mode(False):  # they are kept, and may be saved for a backward pass later
-        order_T = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in rows])
-        return Groups(groups, tuple(by_length), order_T.to(device), order_T.argsort().to(device))
+    order_T = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in rows])
+    return Groups(groups, tuple(by_length), order_T.to(device), order_T.argsort().to(device))
 
 
 class _Reorder(torch.autograd.Function):
@@ -58,9 +57,12 @@ class _Reorder(torch.autograd.Function):
         return grad_T.index_select(0, back_T), None, None
 
 
-def attend_rows(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, lengths: tuple[int, ...], attend: Attend) -> Tensor:
+def attend_rows(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, whole: Ragged, attend: Attend) -> Tensor:
     """`attend` of every group of rows, q, k, v and result `(G, heads, t, H)`, put together as `(T, N * H)`."""
-    groups = group_rows(lengths, q_TNH.device)
+    device = q_TNH.device
+    if device not in whole.groups:  # the first layer's work for all
+        whole.groups[device] = group_rows(whole.lengths, device)
+    groups: Groups = whole.groups[device]
     reorder: Any = _Reorder.apply
     every = (q_TNH, k_TKH, v_TKH)
     if groups.order_T is not None:
