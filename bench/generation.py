@@ -6,12 +6,14 @@ FOLDER holds SmolLM2-135M-Instruct.Q4_1.gguf; the other files are made beside it
 hugging-face, lengths, batches, context, huge. Every number is a median of runs that alternate between the engines, and
 peers count with their better settings. What is measured is kept in --out and not measured again, so a run that was
 stopped goes on; --fresh forgets it. A section that its share of --minutes does not reach has fewer runs, at least one.
+--pieces N measures N comparisons that are not there yet and ends, for a machine that is quiet for minutes only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -41,7 +43,7 @@ TARGETS = {  # decode and prefill, times llama.cpp
 START_OURS = """
 import sys
 from martlet.cli import main
-main(["generate", sys.argv[1], "Hello", "--backend", "native", "--greedy", "--max-new-tokens", "1"])
+main(["generate", sys.argv[1], "Hello", "--greedy", "--max-new-tokens", "1"])
 """
 START_LLAMA = """
 import sys
@@ -59,6 +61,7 @@ class Bench:
     machine: Machine
     results: dict[str, Any]
     began_s: float = field(default_factory=time.monotonic)
+    kept: int = 0
 
     @property
     def left_s(self) -> float:
@@ -67,6 +70,9 @@ class Bench:
     def keep(self, key: str, found: Any) -> Any:
         self.results[key] = found
         write_json(self.arguments.out, self.results)
+        self.kept += 1
+        if self.kept == self.arguments.pieces:
+            raise SystemExit(f"{key} is measured. Run it again to go on.")
         return found
 
     @contextmanager
@@ -188,17 +194,19 @@ def start(bench: Bench) -> str:
     """Whole processes, from the interpreter's start to the first token printed."""
     path, key = str(bench.arguments.folder / SMOLLM2), "start"
     if key not in bench.results:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         commands = {"martlet": [sys.executable, "-c", START_OURS, path]}
         if not why_absent(PEERS["llama.cpp"], bench.arguments.peer_python):
             threads = str(bench.machine.num_threads)
             commands["llama.cpp"] = [bench.arguments.peer_python, "-c", START_LLAMA, path, threads]
         took: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(3 if bench.arguments.quick else 7):
+        for _ in range(4 if bench.arguments.quick else 8):
             for name, command in commands.items():
                 began = time.monotonic()
-                subprocess.run(command, check=True, capture_output=True)
+                subprocess.run(command, check=True, capture_output=True, env=environment)
                 took[name].append(time.monotonic() - began)
-        bench.keep(key, {name: statistics.median(each) for name, each in took.items()})
+        # the first run warms files and compiles Python's sources, as installing does
+        bench.keep(key, {name: statistics.median(each[1:]) for name, each in took.items()})
     each = bench.results[key]
     text = f"### Process start to the first token, SmolLM2 Q4_1\n\nOurs {each['martlet']:.2f} s (asked: under 0.5)"
     if "llama.cpp" in each:
@@ -319,6 +327,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--quick", action="store_true", help="fewer files, shorter loads")
+    parser.add_argument("--pieces", type=int, default=0, help="end after so many comparisons (default: all)")
     parser.add_argument("--minutes", type=float, help="about how long it may take (default: 25, quick 6)")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("generation.json"))

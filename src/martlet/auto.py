@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -155,13 +155,20 @@ def refuse_register(name: str, given: Any) -> NoReturn:
 
 
 def load_for_generation(
-    name_or_path: str | os.PathLike[str], *, opened: Checkpoint | None = None, **keywords: Any
+    name_or_path: str | os.PathLike[str],
+    *,
+    opened: Checkpoint | None = None,
+    meanwhile: Callable[[], None] | None = None,
+    **keywords: Any,
 ) -> Any:
     """A model that is only generated with: on the native engine alone, without torch, where that gives the same; else
     what `AutoModelForCausalLM.from_pretrained` gives. Keywords are that one's; `opened` is the checkpoint, if it is.
+    `meanwhile` is called before the model is loaded, or while its weights are packed; what it raises ends the loading.
     """
     backend = _check_backend(keywords.get("backend"))
+    first = meanwhile or (lambda: None)
     if backend is not None or not (has_torch() and is_built()):
+        first()
         return AutoModelForCausalLM.from_pretrained(name_or_path, **keywords)
     if _is_on_cpu(keywords.get("device_map")):
         from martlet.inference import open_for_engine
@@ -171,9 +178,10 @@ def load_for_generation(
         prepared = open_for_engine(name_or_path, asked, opened)
         dtype = next((keywords[key] for key in ("dtype", "torch_dtype") if keywords.get(key) is not None), "auto")
         if keywords.get("quantize") or _is_for_engine(str(dtype).removeprefix("torch."), prepared):
-            model = prepared.build()
+            model = prepared.build(meanwhile)
             model.generation_config = _generation_config(model, _generation_file(prepared.checkpoint))
             return model
+    first()
     return AutoModelForCausalLM.from_pretrained(name_or_path, **keywords)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,10 +101,36 @@ class Opened:
         infos = (self.source.info(piece.source) for piece in self.pieces.values())
         return {info.dtype for info in infos if len(info.shape) > 1}
 
-    def build(self) -> InferenceModel:
-        """The model, its weights packed."""
-        engine = build_engine_model(self.checkpoint.arch, self.source, self.pieces, **self.own)
+    def build(self, meanwhile: Callable[[], None] | None = None) -> InferenceModel:
+        """The model, its weights packed. `meanwhile` is called while they are; what it raises ends the packing."""
+        engine = self._pack() if meanwhile is None else self._pack_beside(meanwhile)
         return InferenceModel(self.checkpoint.config, engine, self.name)
+
+    def _pack(self, is_stopped: Callable[[], bool] = lambda: False) -> EngineModel:
+        return build_engine_model(self.checkpoint.arch, self.source, self.pieces, **self.own, is_stopped=is_stopped)
+
+    def _pack_beside(self, meanwhile: Callable[[], None]) -> EngineModel:
+        found: list[EngineModel] = []
+        failed: list[BaseException] = []
+        stop = threading.Event()
+
+        def pack() -> None:
+            try:
+                found.append(self._pack(stop.is_set))
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=pack, name="martlet-pack")
+        thread.start()
+        try:
+            meanwhile()
+            thread.join()
+        finally:
+            stop.set()
+            thread.join()
+        if failed:
+            raise failed[0]
+        return found[0]
 
 
 def open_for_engine(

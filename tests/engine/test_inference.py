@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import transformers
 
 import martlet
 from martlet import engine
+from martlet.engine.model import StoppedError, build_engine_model
 from martlet.errors import ArgumentError, DeviceError, GenerationError, UnsupportedError
+from martlet.inference import open_for_engine
 
 pytestmark = pytest.mark.skipif(not engine.is_built(), reason="the native engine was not compiled")
 
@@ -154,3 +157,26 @@ def test_the_real_model(smollm2_gguf):
     chat = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
     answer = pipe(chat, max_new_tokens=20, do_sample=False)[0]["generated_text"][-1]["content"]
     assert answer == "The capital of France is Paris."
+
+
+def test_what_is_done_beside_the_packing_can_end_it(folder):
+    begun, seen = threading.Event(), []
+
+    def fail():
+        begun.set()
+        raise KeyError("said")
+
+    with pytest.raises(KeyError, match="said"):
+        martlet.auto.load_for_generation(folder, meanwhile=fail)
+    assert begun.is_set() and not [each for each in threading.enumerate() if each.name == "martlet-pack"]
+    model = martlet.auto.load_for_generation(folder, meanwhile=lambda: seen.append(1))
+    keywords = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    assert seen == [1] and model.generates_on == "native"
+    assert model.generate([[3, 5, 7]], **keywords) == load(folder, backend="native").generate([[3, 5, 7]], **keywords)
+    assert martlet.auto.load_for_generation(folder, backend="torch", meanwhile=lambda: seen.append(2)) and seen == [
+        1,
+        2,
+    ]
+    with pytest.raises(StoppedError):
+        prepared = open_for_engine(folder, {})
+        build_engine_model(prepared.checkpoint.arch, prepared.source, prepared.pieces, is_stopped=lambda: True)

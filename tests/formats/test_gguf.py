@@ -127,6 +127,26 @@ def test_metadata_is_decoded_on_first_use_only(tmp_path):
     assert metadata.get("absent", 7) == 7
 
 
+@pytest.mark.parametrize("strings", [[""], ["", "", "a"], ["a\0b", "\0", ""], ["é", "\n", "日本" * 200], ["x"] * 1000])
+def test_lists_of_strings(tmp_path, strings):
+    save_gguf(tmp_path / "x", {"before": "a\0", "strings": strings, "after": ["z", "\0"]}, {})
+    metadata = GgufFile(tmp_path / "x").metadata
+    assert metadata["after"] == ["z", "\0"]
+    assert metadata["strings"] == strings
+
+
+def test_a_string_that_is_not_utf8_is_named_each_time(tmp_path):
+    save_gguf(tmp_path / "x", {"strings": ["good", "b\u00e9", "\u00e9d"]}, {})
+    raw = (tmp_path / "x").read_bytes()
+    # the letter's two bytes now end one string and begin the next: together they would be UTF-8
+    damaged = raw.replace("b\u00e9".encode(), b"bb\xc3").replace("\u00e9d".encode(), b"\xa9dd")
+    (tmp_path / "y").write_bytes(damaged)
+    metadata = GgufFile(tmp_path / "y").metadata
+    for _ in range(2):
+        with pytest.raises(GgufError, match="key 'strings', item 1: must be UTF-8"):
+            metadata["strings"]
+
+
 def test_values_stay_when_the_file_is_closed(tmp_path):
     save_gguf(tmp_path / "x", {"tokens": ["a"]}, tensors())
     with GgufFile(tmp_path / "x") as source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Anything wrong is one line on stderr; MARTLET_TRACEBACK=1 or --traceback shows where it came from instead.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    gc.set_threshold(50_000, *gc.get_threshold()[1:])  # a vocabulary's tuples are no garbage, and many
     shows_traceback = os.environ.get("MARTLET_TRACEBACK", "") not in ("", "0") or "--traceback" in words
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that is not UTF-8 shows an escape instead of failing

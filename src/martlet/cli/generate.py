@@ -53,11 +53,16 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = _read_prompt(arguments.prompt)
     started_s = time.monotonic()
     checkpoint = open_files(arguments)
-    tokenizer = load_tokenizer(arguments, checkpoint)
-    ids = _prompt_ids(arguments, tokenizer, prompt)
-    if not arguments.truncate_prompt:
-        _check_fits(len(ids), checkpoint.arch.max_position_embeddings)
-    model = load_model(arguments, checkpoint)
+    tokenizer, ids = None, []
+
+    def read_prompt() -> None:
+        nonlocal tokenizer, ids
+        tokenizer = load_tokenizer(arguments, checkpoint)
+        ids = _prompt_ids(arguments, tokenizer, prompt)
+        if not arguments.truncate_prompt:
+            _check_fits(len(ids), checkpoint.arch.max_position_embeddings)
+
+    model = load_model(arguments, checkpoint, read_prompt)
     if model.generation_config.do_sample and model.generation_config.seed is None:
         model.generation_config = model.generation_config.but("drawn", seed=secrets.randbits(32))
     load_s = time.monotonic() - started_s
@@ -106,7 +111,7 @@ def _prompt_ids(arguments: argparse.Namespace, tokenizer: Any, prompt: str) -> l
 
 
 def _check_fits(num_tokens: int, context: int) -> None:
-    """PromptTooLongError, before anything is loaded, for a prompt that the model's context cannot hold."""
+    """PromptTooLongError, before weights are loaded, for a prompt that the model's context cannot hold."""
     if num_tokens > context:
         raise PromptTooLongError(
             "PROMPT",

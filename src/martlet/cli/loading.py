@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from martlet.cli.options import cache_options, from_file, hub_options, settings
@@ -21,11 +21,24 @@ def open_files(arguments: argparse.Namespace) -> Checkpoint:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    _import_numpy()
     from martlet.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(arguments.model, **hub_options(arguments))
     checkpoint.config.arch  # noqa: B018
     return checkpoint
+
+
+def _import_numpy() -> None:
+    """Without the threads that its BLAS starts at import, a quarter of the time: a command has no use for them."""
+    name = "OPENBLAS_NUM_THREADS"
+    if "numpy" in sys.modules or name in os.environ:
+        return
+    os.environ[name] = "1"
+    try:
+        import numpy  # noqa: F401
+    finally:
+        del os.environ[name]
 
 
 def load_tokenizer(arguments: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Any:
@@ -39,8 +52,13 @@ def load_tokenizer(arguments: argparse.Namespace, checkpoint: Checkpoint | None 
     return AutoTokenizer.from_pretrained(arguments.model, **hub_options(arguments))
 
 
-def load_model(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Any:
-    """MODEL on its device, with what the command line says in its generation config."""
+def load_model(
+    arguments: argparse.Namespace, checkpoint: Checkpoint, meanwhile: Callable[[], None] | None = None
+) -> Any:
+    """MODEL on its device, with what the command line says in its generation config.
+
+    `meanwhile` is called before or beside the loading of weights; what it raises ends it.
+    """
     from martlet.auto import load_for_generation
 
     with saying(f"Loading {arguments.model} ..."):
@@ -50,6 +68,7 @@ def load_model(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Any:
             dtype=arguments.dtype,
             backend=None if arguments.backend == "auto" else arguments.backend,
             opened=checkpoint,
+            meanwhile=meanwhile,
             **hub_options(arguments),
             **cache_options(arguments),
         )

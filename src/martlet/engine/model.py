@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,10 @@ POSITIONS = "model.embed_positions.weight"
 QUANTIZED = {"int8": "Q8_0", "int4": "Q4_0"}
 _SLICE_BYTES = 16 << 20  # of a matrix on its way from the file into its packed form
 _PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+
+class StoppedError(Exception):
+    """Packing was stopped by who asked for it; no user sees it."""
 
 
 @dataclass(slots=True)
@@ -76,6 +80,7 @@ def build_engine_model(
     num_threads: int | None = None,
     kv_cache_bytes: int | None = None,
     kv_cache_dtype: Any = None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> EngineModel:
     """Packs every weight. `quantize` "int8" or "int4" packs float matrices in blocks of 32 numbers to a scale.
 
@@ -83,6 +88,7 @@ def build_engine_model(
     WeightsError one with NaN or infinity. Files are read, not mapped: their bytes are in memory once, packed, and a
     file that becomes shorter is a FormatError.
     `kv_cache_bytes`: most memory for keys and values of all sessions; `kv_cache_dtype`: as `find_kv_dtype` says.
+    `is_stopped` is asked before every tensor: StoppedError once it says so.
     """
     if quantize is not None and quantize not in QUANTIZED:
         raise ArgumentError("quantize", f"must be one of {', '.join(QUANTIZED)}", found=repr(quantize))
@@ -94,6 +100,8 @@ def build_engine_model(
     kinds: dict[str, str] = {}
     try:
         for name, shape in tensors(arch).items():
+            if is_stopped():
+                raise StoppedError
             if name in (EMBEDDING, POSITIONS):
                 kinds[name] = packer.set_table(handle, name, shape)
             elif len(shape) == 1:
@@ -172,6 +180,7 @@ class _Packer:
     ) -> None:
         self.source, self.pieces, self.quantized, self.num_threads = source, pieces, quantized, num_threads
         self.kinds = frozenset(native().kinds())
+        self.buffer = np.empty(0, np.uint8)  # one for all slices: fresh memory costs more than what is read into it
 
     def dtype(self, name: str) -> str:
         return self.source.info(self.pieces[name].source).dtype
@@ -222,10 +231,11 @@ class _Packer:
         packed = native().make_packed(kind, rows, columns)
         row_bytes = self.source.info(source).num_bytes // rows
         step = min(rows, max(16, _SLICE_BYTES // row_bytes // 16 * 16))
-        buffer = np.empty(step * row_bytes, np.uint8)
+        if self.buffer.size < step * row_bytes:
+            self.buffer = np.empty(step * row_bytes, np.uint8)
         for begin in range(0, rows, step):
             count = min(step, rows - begin)
-            raw = buffer[: count * row_bytes]
+            raw = self.buffer[: count * row_bytes]
             self.source.read(source, begin * row_bytes, raw)
             native().pack_rows(packed, begin, count, self._encode(raw, dtype, columns), self.num_threads)
         return packed

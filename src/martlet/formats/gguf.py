@@ -107,7 +107,7 @@ class Metadata(Mapping[str, Any]):
 
     def __init__(self, cursor: _Cursor, count: int) -> None:
         self._cursor = cursor
-        self._places: dict[str, tuple[int, int, int]] = {}  # key -> type code, begin and end of the value
+        self._places: dict[str, tuple[int, int]] = {}  # key -> type code, and where its value begins
         self._values: dict[str, Any] = {}
         for _ in range(count):
             key = cursor.string("a key", MAX_NAME_BYTES)
@@ -116,7 +116,7 @@ class Metadata(Mapping[str, Any]):
             code = cursor.number(_U32, f"key {key!r}")
             begin = cursor.position
             cursor.skip(key, code)
-            self._places[key] = code, begin, cursor.position
+            self._places[key] = code, begin
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
@@ -144,6 +144,7 @@ class _Cursor:
         self.path, self.array, self.bytes, self.position = path, data, data.data, 0
         self.size = data.size
         self.version = 0
+        self._starts: dict[int, NDArray[np.int64]] = {}  # of an array's strings, from its first: where each length is
 
     @property
     def remaining(self) -> int:
@@ -223,24 +224,28 @@ class _Cursor:
 
     def _skip_strings(self, subject: str, count: int) -> None:
         unpack, data, position = _U64.unpack_from, self.bytes, self.position
+        starts: list[int] = []
+        note = starts.append
         try:
             for _ in range(count):
+                note(position)
                 position += 8 + unpack(data, position)[0]
         except (struct.error, OverflowError) as problem:  # the read, or its position, is beyond the end
             raise self.truncated(subject, position - self.position + 8) from problem
         if position > self.size:
             raise self.truncated(subject, position - self.position)
+        self._starts[self.position] = np.array(starts, np.int64) - self.position
         self.position = position
 
-    def value(self, key: str, code: int, begin: int, end: int) -> Any:
+    def value(self, key: str, code: int, begin: int) -> Any:
         """Decode a value that `skip` has passed. The cursor stays where it is."""
         place, self.position = self.position, begin
         try:
-            return self._decode(f"key {key!r}", code, end)
+            return self._decode(f"key {key!r}", code)
         finally:
             self.position = place
 
-    def _decode(self, subject: str, code: int, end: int) -> Any:
+    def _decode(self, subject: str, code: int) -> Any:
         if code == BOOL:
             return self._truth(subject, self.number(_U8, subject))
         if code in _STRUCTS:
@@ -252,9 +257,9 @@ class _Cursor:
             return self.string(subject, self.size)
         item, count = self.number(_U32, subject), self.number(_U64, subject)
         if item == STRING:
-            return self._decode_strings(subject, count, end)
+            return self._decode_strings(subject, count)
         if item == ARRAY:
-            return [self._decode(subject, ARRAY, end) for _ in range(count)]
+            return [self._decode(subject, ARRAY) for _ in range(count)]
         item_type = np.dtype(SCALARS[item])
         begin, self.position = self.position, self.position + count * item_type.itemsize
         if item == BOOL and count and self.array[begin : self.position].max() > 1:
@@ -266,17 +271,34 @@ class _Cursor:
             raise self.wrong(subject, "a truth value must be 0 or 1", value)
         return bool(value)
 
-    def _decode_strings(self, subject: str, count: int, end: int) -> list[str]:
-        unpack, data, position = _U64.unpack_from, bytes(self.bytes[self.position : end]), 0
+    def _decode_strings(self, subject: str, count: int) -> list[str]:
+        """All at once where no string has a zero byte: zeros in the lengths' places part them."""
+        if not count:
+            return []
+        begin, starts = self.position, self._starts[self.position]
+        last = begin + int(starts[-1])
+        self.position = last + 8 + int(_U64.unpack_from(self.bytes, last)[0])
+        data = self.array[begin : self.position]
+        parted, kept = data.copy(), np.ones(data.size, np.bool_)
+        parted[starts] = 0
+        for byte in range(1, 8):
+            kept[starts + byte] = False
+        joined = parted[kept].tobytes()
+        if joined.count(0) == count:
+            try:
+                return joined[1:].decode().split("\0")
+            except UnicodeDecodeError:
+                pass  # which of them it is, is said below
+        return self._decode_each(subject, data.tobytes(), starts)
+
+    def _decode_each(self, subject: str, data: bytes, starts: NDArray[np.int64]) -> list[str]:
+        ends = [*starts[1:].tolist(), len(data)]
         result: list[str] = []
         try:
-            for _ in range(count):
-                begin = position + 8
-                position = begin + unpack(data, position)[0]
-                result.append(data[begin:position].decode())
+            for begin, end in zip(starts.tolist(), ends, strict=True):
+                result.append(data[begin + 8 : end].decode())
         except UnicodeDecodeError as problem:
             raise self.wrong(f"{subject}, item {len(result)}", "must be UTF-8", problem.object[:40]) from problem
-        self.position += position
         return result
 
 

@@ -24,13 +24,12 @@ def read_merges(text: str, subject: str) -> Merges:
 
 def split_merges(lines: Iterable[str], subject: str) -> Merges:
     """Pairs from lines of two tokens with one space between."""
-    pairs = []
-    for number, line in enumerate(lines, 1):
-        left, space, right = line.partition(" ")
-        if not space or not left or not right or " " in right:
-            raise TokenizerError(subject, f"merge {number} must be two tokens and a space", found=repr(line)[:80])
-        pairs.append((left, right))
-    return pairs
+    pairs = [tuple(line.split(" ")) for line in lines]
+    if set(map(len, pairs)) - {2} or not all(map(all, pairs)):
+        number, wrong = next((i, each) for i, each in enumerate(pairs, 1) if len(each) != 2 or not all(each))
+        found = repr(" ".join(wrong))[:80]
+        raise TokenizerError(subject, f"merge {number} must be two tokens and a space", found=found)
+    return pairs  # type: ignore[return-value]
 
 
 def make_bpe(vocab: dict[str, int], merges: Merges, subject: str, **options: Any) -> models.BPE:

@@ -102,7 +102,9 @@ void pack_rows(Packed& packed, int first_row, int count, const uint8_t* source, 
   const size_t row_bytes = bytes_of_row(kind, packed.matrix.k);
   std::atomic<int> bad{-1};
   Unlocked unlocked;
-  in_parts((count + kRows - 1) / kRows, num_threads, [&](int begin, int end) {
+  constexpr size_t kWorthAThread = 2 << 20;  // bytes: to start one takes as long as to pack a tenth of it
+  int useful = int(std::min(size_t(num_threads), 1 + size_t(count) * row_bytes / kWorthAThread));
+  in_parts((count + kRows - 1) / kRows, useful, [&](int begin, int end) {
     for (int i = begin * kRows; i < std::min(end * kRows, count); ++i) {
       const uint8_t* from = source + size_t(order ? order[i] : i) * row_bytes;
       if (!is_finite_row(kind, from, packed.matrix.k)) bad = first_row + i;

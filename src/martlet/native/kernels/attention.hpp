@@ -8,7 +8,7 @@
 #pragma once
 
 constexpr float kMinusInfinity = -__builtin_inff();
-constexpr int kTogether = kMaxTile < 4 ? 4 : kMaxTile;  // queries, or heads of one query, that share a load of keys
+constexpr int kTogether = kFloatTile < 4 ? 4 : kFloatTile;  // queries, or heads of one query, that share a load of keys
 constexpr int kMostTogether = 32;                       // and that share a page widened to float32
 
 // Numbers of a page. From `first_lost` on a finite float32 would be rounded to infinity.

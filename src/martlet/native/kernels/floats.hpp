@@ -7,7 +7,8 @@
 #pragma once
 
 constexpr int kRun = 64;
-constexpr int kWidenFrom = 8;  // rows of x
+constexpr int kWidenFrom = 8;   // rows of x
+constexpr int kWideRows = 128;  // whose 64 columns are copied together: where they lie, each is on another page
 
 struct Singles {
   static constexpr size_t bytes = 64;  // of a column of 16 rows
@@ -36,66 +37,91 @@ struct Brains {  // rows of x are rounded to bf16, held as float32, odd columns 
 };
 #endif
 
-// One run of columns for M rows of x; `w` gives column c of the run.
-template <int M, class W> INLINE void run_of(int columns, const float* const (&a)[M], f32 (&run)[M], W&& w) {
-  for (int m = 0; m < M; ++m) run[m] = zero();
-  for (int c = 0; c < columns; ++c) {
-    f32 column = w(c);
-    for (int m = 0; m < M; ++m) run[m] = fma(column, set1(a[m][c]), run[m]);
-  }
+// `Runs` runs of columns, each summed on its own, for M rows of x; `w` gives column c of them.
+template <int M, int Runs, class W> INLINE void runs_of(int columns, const float* const (&a)[M], f32 (&run)[Runs][M], W&& w) {
+  for (int r = 0; r < Runs; ++r)
+    for (int m = 0; m < M; ++m) run[r][m] = zero();
+  for (int c = 0; c < columns; ++c)
+    for (int r = 0; r < Runs; ++r) {
+      f32 column = w(r * kRun + c);
+      for (int m = 0; m < M; ++m) run[r][m] = fma(column, set1(a[m][r * kRun + c]), run[r][m]);
+    }
 }
 
+// Few rows of x: an addition waits for the one before it, so several runs are summed beside each other.
 template <class F, int M> INLINE void float_tile(const uint8_t* p, int k, const float* x, size_t stride, float* y,
                                                  size_t y_stride) {
+  constexpr int kBeside = M == 1 ? 4 : M == 2 ? 2 : 1;
   const float* a[M];
-  f32 acc[M], run[M];
+  f32 acc[M];
   for (int m = 0; m < M; ++m) a[m] = x + size_t(m) * stride, acc[m] = zero();
-  for (int begin = 0; begin < k; begin += kRun) {
-    const uint8_t* from = p + size_t(begin) * F::bytes;
-    run_of<M>(begin + kRun < k ? kRun : k - begin, a, run, [&](int c) INLINED {
-      if (M == 1) prefetch(from + size_t(c) * F::bytes + 4096);
-      return F::column(from, c);
+  auto take = [&](int columns, auto runs) INLINED {
+    f32 run[runs.value][M];
+    runs_of<M, runs.value>(columns, a, run, [&](int c) INLINED {
+      if (M == 1) prefetch(p + size_t(c) * F::bytes + 8192);
+      return F::column(p, c);
     });
-    for (int m = 0; m < M; ++m) acc[m] = add(acc[m], run[m]), a[m] += kRun;
-  }
+    for (int r = 0; r < runs.value; ++r)
+      for (int m = 0; m < M; ++m) acc[m] = add(acc[m], run[r][m]);
+    for (int m = 0; m < M; ++m) a[m] += runs.value * kRun;
+    p += size_t(runs.value * kRun) * F::bytes;
+  };
+  int begin = 0;
+  for (; begin + kBeside * kRun <= k; begin += kBeside * kRun) take(kRun, Int<kBeside>{});
+  for (; begin < k; begin += kRun) take(begin + kRun < k ? kRun : k - begin, Int<1>{});
   for (int m = 0; m < M; ++m) store(y + m * y_stride, acc[m]);
 }
 
-template <int M> INLINE void wide_tile(const float* w, int columns, bool is_first, const float* x, size_t stride,
-                                       float* y, size_t y_stride) {
+template <int M> INLINE void wide_tile(const float* w, int columns, bool is_first, const float* x, float* y,
+                                       size_t y_stride) {
   const float* a[M];
-  f32 run[M];
-  for (int m = 0; m < M; ++m) a[m] = x + size_t(m) * stride;
-  run_of<M>(columns, a, run, [&](int c) INLINED { return load(w + c * 16); });
-  for (int m = 0; m < M; ++m) store(y + m * y_stride, add(is_first ? zero() : load(y + m * y_stride), run[m]));
+  f32 run[1][M];
+  for (int m = 0; m < M; ++m) a[m] = x + m * kRun;
+  runs_of<M, 1>(columns, a, run, [&](int c) INLINED { return load(w + c * 16); });
+  for (int m = 0; m < M; ++m) store(y + m * y_stride, add(is_first ? zero() : load(y + m * y_stride), run[0][m]));
 }
 
 template <class F>
 INLINE void float_products(const Matrix& w, int group_begin, int group_end, const Activations& x, int row_begin,
                            int row_end, float* y, size_t y_stride) {
   const int k = F::padded(w.k);
-  alignas(64) float run[kRun * 16];
-  for (int g = group_begin; g < group_end; ++g) {
-    const uint8_t* p = w.data + size_t(g) * w.group_bytes();
-    auto from = [&](int row) INLINED { return F::rows(x) + size_t(row) * x.stride; };
-    auto to = [&](int row) INLINED { return y + size_t(g) * kRows + size_t(row) * y_stride; };
-    int row = row_begin;
-    if (row_end - row_begin < kWidenFrom) {
-      for (; row + 4 <= row_end; row += 4) float_tile<F, 4>(p, k, from(row), x.stride, to(row), y_stride);
-      if (row + 2 <= row_end) float_tile<F, 2>(p, k, from(row), x.stride, to(row), y_stride), row += 2;
-      if (row < row_end) float_tile<F, 1>(p, k, from(row), x.stride, to(row), y_stride);
-      continue;
+  auto of = [&](int g) INLINED { return w.data + size_t(g) * w.group_bytes(); };
+  auto from = [&](int row) INLINED { return F::rows(x) + size_t(row) * x.stride; };
+  auto to = [&](int g, int row) INLINED { return y + size_t(g) * kRows + size_t(row) * y_stride; };
+  if (row_end - row_begin < kWidenFrom) {
+    for (int g = group_begin; g < group_end; ++g) {
+      int row = row_begin;
+      for (; row + 4 <= row_end; row += 4) float_tile<F, 4>(of(g), k, from(row), x.stride, to(g, row), y_stride);
+      if (row + 2 <= row_end) float_tile<F, 2>(of(g), k, from(row), x.stride, to(g, row), y_stride), row += 2;
+      if (row < row_end) float_tile<F, 1>(of(g), k, from(row), x.stride, to(g, row), y_stride);
     }
+    return;
+  }
+  alignas(64) float run[kRun * 16], columns_of_x[kWideRows * kRun];
+  for (int first = row_begin; first < row_end; first += kWideRows) {
+    const int rows = first + kWideRows < row_end ? kWideRows : row_end - first;
     for (int begin = 0; begin < k; begin += kRun) {
       const int columns = begin + kRun < k ? kRun : k - begin;
-      const float* wide = (const float*)(p + size_t(begin) * F::bytes);
-      if constexpr (!F::is_wide) {
-        for (int c = 0; c < columns; ++c) store(run + c * 16, F::column(p + size_t(begin) * F::bytes, c));
-        wide = run;
+      for (int i = 0; i < rows; ++i)
+        __builtin_memcpy(columns_of_x + i * kRun, from(first + i) + begin, size_t(columns) * sizeof(float));
+      for (int g = group_begin; g < group_end; ++g) {
+        const uint8_t* p = of(g) + size_t(begin) * F::bytes;
+        const float* wide = (const float*)p;
+        if constexpr (!F::is_wide) {
+          for (int c = 0; c < columns; ++c) store(run + c * 16, F::column(p, c));
+          wide = run;
+        }
+        int i = 0;
+        auto tile = [&](auto m) INLINED {
+          wide_tile<m.value>(wide, columns, begin == 0, columns_of_x + i * kRun, to(g, first + i), y_stride);
+          i += m.value;
+        };
+        // of six rows and two the two would be slow: four and four
+        while (i + kFloatTile <= rows && (kFloatTile != 6 || i + 8 != rows)) tile(Int<kFloatTile>{});
+        while (i + 4 <= rows) tile(Int<4>{});
+        while (i + 2 <= rows) tile(Int<2>{});
+        if (i < rows) tile(Int<1>{});
       }
-      for (row = row_begin; row + kMaxTile <= row_end; row += kMaxTile)
-        wide_tile<kMaxTile>(wide, columns, begin == 0, from(row) + begin, x.stride, to(row), y_stride);
-      for (; row < row_end; ++row) wide_tile<1>(wide, columns, begin == 0, from(row) + begin, x.stride, to(row), y_stride);
     }
   }
 }

@@ -137,39 +137,50 @@ template <int M> struct Taken {
 
 #ifdef MARTLET_SUMS_IN_16
 // Sums of products in 16 bits while they cannot overflow (128 times `largest`, two to a number), then in 32. Quants of
-// eight bits are taken as two nibbles.
+// eight bits are taken without their offset, as size and sign: 128 * 127, two to a number, fits, and is widened at once.
 template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M>& x, i32 (&sums)[M]) {
-  constexpr bool is_wide = F::largest > 63;
-  constexpr int kTogether16 = is_wide ? 8 : 128 / (F::largest + 1);
+  if constexpr (F::largest > 63) {
+    static_assert(F::offset == 128);
+    for (int m = 0; m < M; ++m) sums[m] = iset1(0);
+    F::quads(p, [&](int quad, u8 w) INLINED {
+      u8 number = without_offset(w), size = sizes_of(number);
+      for (int m = 0; m < M; ++m)
+        sums[m] = iadd(sums[m], multiply_pairs(multiply_bytes(size, with_signs(x.quad(m, quad), number)), set1_i16(1)));
+    });
+    return;
+  }
+  constexpr int kTogether16 = 128 / (F::largest + 1);
   [[maybe_unused]] i16 scales[2];
-  if constexpr (F::halved) {
+  if constexpr (F::halved)
     scales[0] = pairs_of_i8((const int8_t*)p + F::bytes), scales[1] = pairs_of_i8((const int8_t*)p + F::bytes + 16);
+  i16 part[M];
+  int count = 0;
+  F::quads(p, [&](int quad, u8 w) INLINED {
+    for (int m = 0; m < M; ++m) {
+      i16 products = multiply_bytes(w, bytes_of(x.quad(m, quad)));
+      part[m] = count % kTogether16 ? add_i16(part[m], products) : products;
+    }
+    if (++count % kTogether16 == 0) {
+      const bool is_first = count == kTogether16;
+      for (int m = 0; m < M; ++m) {
+        if constexpr (F::halved) {
+          i32 widened = multiply_pairs(part[m], scales[quad / 4]);
+          sums[m] = is_first ? widened : iadd(sums[m], widened);
+        } else {
+          i32 widened = multiply_pairs(part[m], set1_i16(1));
+          sums[m] = iadd(is_first ? iset1(-F::offset * x.total[m / 4][m % 4]) : sums[m], widened);
+        }
+      }
+    }
+  });
+  if constexpr (F::halved) {
     static_assert(F::offset == 32);  // a pair of -16 * half, each times the scale
     for (int m = 0; m < M; ++m) {
       int32_t half = x.half[m / 4][m % 4], rest = x.total[m / 4][m % 4] - half;
-      sums[m] = iadd(multiply_pairs(set1_i16(-16 * half), scales[0]), multiply_pairs(set1_i16(-16 * rest), scales[1]));
+      sums[m] = iadd(sums[m], iadd(multiply_pairs(set1_i16(-16 * half), scales[0]),
+                                   multiply_pairs(set1_i16(-16 * rest), scales[1])));
     }
-  } else {
-    for (int m = 0; m < M; ++m) sums[m] = iset1(-F::offset * x.total[m / 4][m % 4]);
   }
-  auto plane = [&](auto which) INLINED {
-    i16 part[M];
-    int count = 0;
-    F::quads(p, [&](int quad, u8 w) INLINED {
-      if constexpr (is_wide) w = which.value ? high_nibbles(w) : low_nibbles(w);
-      for (int m = 0; m < M; ++m) {
-        i16 products = multiply_bytes(w, x.quad(m, quad));
-        part[m] = count % kTogether16 ? add_i16(part[m], products) : products;
-      }
-      if (++count % kTogether16 == 0) {
-        i16 factor = set1_i16(which.value ? 16 : 1);
-        if constexpr (F::halved) factor = scales[quad / 4];
-        for (int m = 0; m < M; ++m) sums[m] = iadd(sums[m], multiply_pairs(part[m], factor));
-      }
-    });
-  };
-  plane(Int<0>{});
-  if constexpr (is_wide) plane(Int<1>{});
 }
 #else
 template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M>& x, i32 (&sums)[M]) {

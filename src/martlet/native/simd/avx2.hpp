@@ -151,10 +151,22 @@ INLINE i16 pairs_of_i8(const int8_t* p) {  // each of 16 numbers twice
                                 _mm256_and_si256(wide.h, _mm256_set1_epi32(0xffff))};
   return {_mm256_or_si256(low.l, _mm256_slli_epi32(wide.l, 16)), _mm256_or_si256(low.h, _mm256_slli_epi32(wide.h, 16))};
 }
-// w[2i] a[2i % 4] + w[2i + 1] a[(2i + 1) % 4]: saturates unless w is below 128.
-INLINE i16 multiply_bytes(u8 w, const int8_t* a) {
-  __m256i quad = quad_of(a);
-  return {_mm256_maddubs_epi16(w.l, quad), _mm256_maddubs_epi16(w.h, quad)};
+INLINE u8 bytes_of(const int8_t* quad) {
+  __m256i q = quad_of(quad);
+  return {q, q};
+}
+INLINE u8 without_offset(u8 w) {  // w - 128, as signed bytes
+  __m256i top = _mm256_set1_epi8(char(0x80));
+  return {_mm256_xor_si256(w.l, top), _mm256_xor_si256(w.h, top)};
+}
+INLINE u8 sizes_of(u8 a) { return {_mm256_abs_epi8(a.l), _mm256_abs_epi8(a.h)}; }
+INLINE u8 with_signs(const int8_t* quad, u8 of) {
+  __m256i q = quad_of(quad);
+  return {_mm256_sign_epi8(q, of.l), _mm256_sign_epi8(q, of.h)};
+}
+// w[2i] a[2i] + w[2i + 1] a[2i + 1], w without a sign: saturates unless w is at most 128 and a above -128.
+INLINE i16 multiply_bytes(u8 w, u8 a) {
+  return {_mm256_maddubs_epi16(w.l, a.l), _mm256_maddubs_epi16(w.h, a.h)};
 }
 INLINE i32 multiply_pairs(i16 a, i16 b) { return {_mm256_madd_epi16(a.l, b.l), _mm256_madd_epi16(a.h, b.h)}; }
 #endif
@@ -168,4 +180,5 @@ INLINE f32 odd_bf16(const uint16_t* p) {
 }
 INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 constexpr int kMaxTile = 4;     // rows of x that share the registers
+constexpr int kFloatTile = 6;   // the same where W is float32
 constexpr int kValuesWide = 1;  // vectors of values beside them, in attention

@@ -95,4 +95,5 @@ INLINE f32 odd_bf16(const uint16_t* p) {
 #endif
 INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 constexpr int kMaxTile = 8;     // rows of x that share the registers
+constexpr int kFloatTile = 8;   // the same where W is float32
 constexpr int kValuesWide = 2;  // vectors of values beside them, in attention

@@ -156,5 +156,6 @@ INLINE f32 odd_bf16(const uint16_t* p) {
 }
 INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 constexpr int kMaxTile = 2;     // rows of x that share the registers
+constexpr int kFloatTile = 2;   // the same where W is float32
 constexpr int kValuesWide = 1;  // vectors of values beside them, in attention
 #undef LANES
