@@ -29,7 +29,7 @@ IMPORTED = {
         "set_seed",
     ],
     "data.data_collator": ["DataCollatorWithPadding", "default_data_collator"],
-    "generation": ["GenerationConfig", "LogitsProcessor", "TextIteratorStreamer"],
+    "generation": ["BaseStreamer", "GenerateDecoderOnlyOutput", "GenerationConfig", "TextIteratorStreamer"],
     "generation.logits_process": ["LogitsProcessor", "TopKLogitsWarper"],
     "generation.stopping_criteria": ["StoppingCriteria", "StoppingCriteriaList"],
     "generation.utils": ["GenerationConfig"],

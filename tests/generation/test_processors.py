@@ -208,6 +208,12 @@ def test_a_list_applies_its_members_in_order():
     assert ours[0].temperature == 0.5 and isinstance(ours, list)
 
 
+def test_biases_read_as_pairs_are_kept_by_sequence():
+    for library in (hf, generation):
+        kept = library.SequenceBiasLogitsProcessor([[[4, 7], -0.6], [[8], 1.2]]).sequence_bias
+        assert kept == {(4, 7): -0.6, (8,): 1.2}
+
+
 def test_low_precision_stays_what_it_was():
     scores = torch.tensor(random_scores(6, 2, V)).to(torch.bfloat16)
     shaped = generation.TopKLogitsWarper(3)(torch.tensor(PROMPTS), scores)
@@ -225,6 +231,7 @@ def test_low_precision_stays_what_it_was():
         ("NoRepeatNGramLogitsProcessor", (0,), {}, "no_repeat_ngram_size: must be an integer of at least 1"),
         ("NoBadWordsLogitsProcessor", ([],), {}, "bad_words_ids: must be a list of lists"),
         ("SequenceBiasLogitsProcessor", ({(): 1.0},), {}, "sequence_bias: must give each sequence"),
+        ("MinLengthLogitsProcessor", (-1, 0), {}, "min_length: must be an integer of at least 0; found -1"),
     ],
 )
 def test_bad_arguments_are_named(name, arguments, keywords, text):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from martlet.errors import ArgumentError, NonFiniteLogitsError
-from martlet.generation import AsyncTextIteratorStreamer, TextIteratorStreamer, TextStreamer
+from martlet.generation import AsyncTextIteratorStreamer, BaseStreamer, TextIteratorStreamer, TextStreamer
 from martlet.generation.generate import generate
 
 TEXT = "naïve 東京 🙂🙃\n ok. x\n"
@@ -263,3 +263,22 @@ def test_bad_arguments_are_named(tokenizer):
     streamer = TextStreamer(tokenizer)
     with pytest.raises(ArgumentError, match="streamer: takes one sequence; found 2 rows"):
         streamer.put(np.array([[1], [2]]))
+
+
+def test_streamers_of_ones_own(tokenizer):
+    class Counts(BaseStreamer):
+        seen, ends = 0, 0
+
+        def put(self, value):
+            self.seen += np.asarray(value).size
+
+        def end(self):
+            self.ends += 1
+
+    counts = Counts()
+    run(model_of([5, 6, 7]), counts)
+    assert (counts.seen, counts.ends) == (2 + 3 + 1, 1)  # the prompt, the ids, the end
+    assert isinstance(TextStreamer(tokenizer), BaseStreamer)
+    for call in (lambda: BaseStreamer().put(1), lambda: BaseStreamer().end()):
+        with pytest.raises(NotImplementedError, match="must define"):
+            call()

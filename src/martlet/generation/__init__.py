@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from martlet.generation.config import GenerationConfig as GenerationConfig
     from martlet.generation.config import GenerationMode as GenerationMode
     from martlet.generation.generate import generate_rows as generate_rows
+    from martlet.generation.outputs import GenerateBeamDecoderOnlyOutput as GenerateBeamDecoderOnlyOutput
+    from martlet.generation.outputs import GenerateDecoderOnlyOutput as GenerateDecoderOnlyOutput
     from martlet.generation.outputs import GenerateOutput as GenerateOutput
     from martlet.generation.outputs import compute_transition_scores as compute_transition_scores
     from martlet.generation.processors import build_processors as build_processors
@@ -54,11 +56,13 @@ if TYPE_CHECKING:
     from martlet.generation.sampling import set_seed as set_seed
     from martlet.generation.stopping import build_stops as build_stops
     from martlet.generation.streamers import AsyncTextIteratorStreamer as AsyncTextIteratorStreamer
+    from martlet.generation.streamers import BaseStreamer as BaseStreamer
     from martlet.generation.streamers import TextIteratorStreamer as TextIteratorStreamer
     from martlet.generation.streamers import TextStreamer as TextStreamer
 
 _HOMES = {
     "AsyncTextIteratorStreamer": "streamers",
+    "BaseStreamer": "streamers",
     "EncoderNoRepeatNGramLogitsProcessor": "adapters",
     "EncoderRepetitionPenaltyLogitsProcessor": "adapters",
     "EosTokenCriteria": "adapters",
@@ -67,6 +71,8 @@ _HOMES = {
     "ExponentialDecayLengthPenalty": "adapters",
     "ForcedBOSTokenLogitsProcessor": "adapters",
     "ForcedEOSTokenLogitsProcessor": "adapters",
+    "GenerateBeamDecoderOnlyOutput": "outputs",
+    "GenerateDecoderOnlyOutput": "outputs",
     "GenerateOutput": "outputs",
     "GenerationConfig": "config",
     "GenerationMode": "config",

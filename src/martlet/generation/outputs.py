@@ -151,6 +151,10 @@ class GenerateOutput:
         return name in self.keys()
 
 
+# Its names in type checks, where Hugging Face has a class a strategy.
+GenerateDecoderOnlyOutput = GenerateBeamDecoderOnlyOutput = GenerateOutput
+
+
 def compute_transition_scores(
     sequences: Any, scores: tuple[Any, ...], beam_indices: Any = None, normalize_logits: bool = False
 ) -> Any:

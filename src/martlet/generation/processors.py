@@ -73,11 +73,12 @@ class SequenceBias:
     _groups: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        given = self.sequence_bias
+        given: Any = self.sequence_bias
         pairs = given.items() if isinstance(given, Mapping) else given
         merged = {tuple(id_list(list(ids))): float(bias) for ids, bias in pairs}
         if not merged or not all(merged) or min(map(min, merged)) < 0:
             raise ArgumentError(self.subject, "must give each sequence of token ids a bias", found=repr(given))
+        self.sequence_bias = merged
         self._groups = []  # (tokens before the last (N, length - 1), last tokens (N,), biases (N,)) for each length
         for length in sorted(set(map(len, merged))):
             some = [ids for ids in merged if len(ids) == length]
@@ -192,6 +193,10 @@ class MinLength:
 
     min_length: int
     eos_token_id: Any
+
+    def __post_init__(self) -> None:
+        if isinstance(self.min_length, bool) or not isinstance(self.min_length, int) or self.min_length < 0:
+            raise ArgumentError("min_length", "must be an integer of at least 0", found=repr(self.min_length))
 
     def __call__(self, ids: Ids, scores: Floats) -> Floats:
         return leave_out(scores, id_list(self.eos_token_id)) if ids.size < self.min_length else scores

@@ -26,13 +26,25 @@ class Streamer(Protocol):
     def end(self) -> None: ...
 
 
+class BaseStreamer:
+    """What streamers of your own may be built on: `put` and `end` are to be defined."""
+
+    def put(self, value: Any) -> None:
+        """Takes ids; see `Streamer`."""
+        raise NotImplementedError(f"{type(self).__name__} must define put(value)")
+
+    def end(self) -> None:
+        """Hears that there will be no more."""
+        raise NotImplementedError(f"{type(self).__name__} must define end()")
+
+
 class Detokenizer(Protocol):
     def put(self, token_id: int, /) -> str: ...
 
     def end(self) -> str: ...
 
 
-class TextStreamer:
+class TextStreamer(BaseStreamer):
     """Prints text as it is generated, never half a character, and a newline at the end.
 
     `tokenizer` is ours, or any with a `decode`. `decode_kwargs` are `skip_special_tokens` and
