@@ -14,6 +14,7 @@ from martlet.arch import Arch, Parts
 from martlet.bits import asked_width
 from martlet.errors import ArgumentError, ConfigError, FormatError, HubError, UnsupportedError
 from martlet.families import Config, find_gguf_family, gguf_dialect
+from martlet.families.multimodal import text_part
 from martlet.formats import open_weights
 from martlet.formats.files import read_json
 from martlet.formats.gguf import MAGIC
@@ -170,6 +171,11 @@ def open_checkpoint(
         if gguf is None and is_packed(values):
             types = read_types(values)
             del values[PACKED_KEY]
+        part = text_part(values)
+        if part.get("model_type") != values.get("model_type") and str(name_or_path) not in _said:
+            _said.add(str(name_or_path))
+            logger.info("%s sees pictures too; its text part alone is loaded", name_or_path)
+        values = part
         if config is None:
             config = Config(values, harmless_config_keys=harmless_config_keys)
     if overrides:

@@ -61,6 +61,20 @@ class InferenceModel:
     def can_generate(self) -> bool:
         return True
 
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
+        """UnsupportedError: the engine gives tokens."""
+        raise UnsupportedError("native engine", "only generates", remedy="Load the model with backend='torch'.")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(f"a model on the native engine has no {name!r}: load it with backend='torch' for a module")
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **keywords: Any) -> None:
+        """UnsupportedError: weights are packed for this processor."""
+        remedy = "Load the model with backend='torch', or use `martlet quantize`."
+        raise UnsupportedError("native engine", "keeps weights packed, and saves none", remedy=remedy)
+
     def eval(self) -> InferenceModel:
         return self
 

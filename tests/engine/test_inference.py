@@ -180,3 +180,13 @@ def test_what_is_done_beside_the_packing_can_end_it(folder):
     with pytest.raises(StoppedError):
         prepared = open_for_engine(folder, {})
         build_engine_model(prepared.checkpoint.arch, prepared.source, prepared.pieces, is_stopped=lambda: True)
+
+
+def test_what_only_a_torch_module_does_is_said(folder):
+    model = martlet.AutoModelForCausalLM.from_pretrained(folder, backend="native")
+    for call in (lambda: model([[1]]), lambda: model.save_pretrained("nowhere")):
+        with pytest.raises(UnsupportedError, match="backend='torch'"):
+            call()
+    with pytest.raises(AttributeError, match="has no 'num_parameters': load it with backend='torch'"):
+        model.num_parameters()
+    assert getattr(model, "no_such", 5) == 5

@@ -10,6 +10,7 @@ from typing import Any
 
 from martlet.arch import Activation, Arch, Head, Parts, Reads, Task
 from martlet.errors import ConfigError, UnknownFamilyError, UnsupportedError
+from martlet.families.multimodal import text_rules
 from martlet.families.reader import Reader, is_number
 from martlet.formats.tensors import TensorSource
 from martlet.weights import Rule, drop, rename
@@ -125,6 +126,8 @@ class Family:
     def name_rules(self, names: Sequence[str], head: Head | None = None) -> tuple[Rule, ...]:
         """The rules for a checkpoint with these tensor names: one saved from the base model lacks the prefix."""
         own = self.rules + (self.heads[head.task].rules if head else ())
+        if part := text_rules(names):
+            return BUFFERS + part + own
         read: tuple[Rule, ...] = BUFFERS
         if any(name.endswith((".gamma", ".beta")) for name in names):  # norms in the first BERT files
             read += (rename(".gamma", ".weight"), rename(".beta", ".bias"))

@@ -40,7 +40,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, prefix: str | None = None
         with write_aside(path) as file:
             file.write(text.encode("utf-8"))
         written.append(str(path))
-    write_json(config, _config(tokenizer))
+    write_json(config, config_of(tokenizer))
     return (str(config), *written)
 
 
@@ -73,7 +73,8 @@ def _templates(template: str | dict[str, str] | None, start: str) -> dict[str, s
     return texts
 
 
-def _config(tokenizer: Tokenizer) -> dict[str, Any]:
+def config_of(tokenizer: Any) -> dict[str, Any]:
+    """What tokenizer_config.json says of a tokenizer."""
     settings = tokenizer.settings
     config = {key: value for key, value in settings.rest.items() if key not in _PRIVATE and _is_json(value)}
     config |= {

@@ -190,6 +190,15 @@ class Vocabulary:
 
     # ---- named special tokens
 
+    SPECIAL_TOKENS_ATTRIBUTES = SPECIAL_NAMES
+
+    @property
+    def init_kwargs(self) -> dict[str, Any]:
+        """What tokenizer_config.json says, as `save_pretrained` would write it."""
+        from martlet.tokenizers.saving import config_of
+
+        return config_of(self)
+
     def __getattr__(self, name: str) -> Any:
         settings: Settings | None = self.__dict__.get("settings")
         base = name.removesuffix("_id")
