@@ -12,10 +12,24 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from martlet.adapters.inits import RANDOM_INITS, TAKEN_INITS, is_known, is_taken
 from martlet.errors import ArgumentError, ConfigError, UnsupportedError
 from martlet.formats.files import read_json, write_json
 from martlet.hub import open_snapshot
+
+# How A and B begin (inits.py).
+NITER = re.compile(r"pissa_niter_(\d+)")
+RANDOM_INITS = (True, False, "gaussian", "orthogonal")
+TAKEN_INITS = ("pissa", "olora")  # and pissa_niter_N
+
+
+def is_known(init: bool | str) -> bool:
+    return init in RANDOM_INITS or is_taken(init)
+
+
+def is_taken(init: bool | str) -> bool:
+    """Whether A and B come out of the base's matrix, which then loses s B A."""
+    return isinstance(init, str) and (init in TAKEN_INITS or NITER.fullmatch(init) is not None)
+
 
 CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"

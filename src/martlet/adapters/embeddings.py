@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.adapters.inits import is_taken
+from martlet.adapters.config import is_taken
 from martlet.adapters.layers import LoraLinear, Routing, Switch
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.draws import SampleDropout, mix

@@ -4,27 +4,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from martlet.adapters.config import NITER
 from martlet.errors import ArgumentError
 from martlet.nn.draws import mix
-
-NITER = re.compile(r"pissa_niter_(\d+)")
-RANDOM_INITS = (True, False, "gaussian", "orthogonal")
-TAKEN_INITS = ("pissa", "olora")  # and pissa_niter_N
-
-
-def is_known(init: bool | str) -> bool:
-    return init in RANDOM_INITS or is_taken(init)
-
-
-def is_taken(init: bool | str) -> bool:
-    """Whether A and B come out of the base's matrix, which then loses s B A."""
-    return isinstance(init, str) and (init in TAKEN_INITS or NITER.fullmatch(init) is not None)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.adapters.inits import First, draw, is_taken, take
+from martlet.adapters.config import is_taken
+from martlet.adapters.inits import First, draw, take
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.draws import SampleDropout
 from martlet.nn.packed import PackedLinear

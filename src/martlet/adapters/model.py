@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from martlet.adapters.combine import add_weighted
-from martlet.adapters.config import ALL_LINEAR, HEADS, LoraConfig, TaskType
+from martlet.adapters.config import ALL_LINEAR, HEADS, LoraConfig, TaskType, is_taken
 from martlet.adapters.embeddings import LoraEmbedding, TiedHead, TrainedTokens
 from martlet.adapters.files import (
     PICKLE,
@@ -26,7 +26,6 @@ from martlet.adapters.files import (
     save_adapter,
     their_names,
 )
-from martlet.adapters.inits import is_taken
 from martlet.adapters.layers import BASE, LoraLinear, OwnCopy, Routing, Switch
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.formats import open_weights
