@@ -101,3 +101,57 @@ def test_scalars_of_numpy_keep_their_kind():
     made = ds.map(lambda row: {"d": np.float16(row["b"])})
     assert made.features["d"].dtype == "float16"
     assert made[0] == {"a": 0.5, "b": 1, "c": 1, "d": 1.0}
+
+
+@pytest.mark.parametrize("library", ["martlet.datasets", "datasets"])
+def test_rows_that_are_handed_back(library):
+    made = pytest.importorskip(library).Dataset
+
+    def rowwise(row):
+        row["b"] = row["a"] + 1
+        return row
+
+    def batched(rows):
+        rows["b"] = [value + 1 for value in rows["a"]]
+        return rows
+
+    for columns in ({"a": [0, 1]}, {"a": [0, 1], "z": ["x", "y"]}):
+        ds = made.from_dict(columns)
+        assert ds.map(rowwise, remove_columns=["a"])[0] == {**{n: v[0] for n, v in columns.items() if n != "a"}, "b": 1}
+        assert ds.map(batched, batched=True, remove_columns=ds.column_names)[:] == {"b": [1, 2]}
+        assert ds.map(lambda row: dict(rowwise(row)), remove_columns=["a"])[0]["a"] == 0
+
+
+@pytest.mark.parametrize("library", ["martlet.datasets", "datasets"])
+def test_columns_of_a_format_after_map(library):
+    ds = (
+        pytest.importorskip(library)
+        .Dataset.from_dict({"a": [1, 2], "z": ["x", "y"]})
+        .with_format("numpy", columns=["a"])
+    )
+    made = ds.map(lambda row: {"b": row["a"] + 1})
+    assert list(made[0]) == ["a", "b"]
+    assert isinstance(made["b"][:], np.ndarray)
+    assert list(ds.add_column("n", [1, 2])[0]) == ["a", "n"]
+    assert list(made.map(lambda row: {"c": 1}, remove_columns=["a"])[0]) == ["b", "c"]
+
+
+@pytest.mark.parametrize("library", ["martlet.datasets", "datasets"])
+def test_a_struct_with_other_fields(library):
+    ds = pytest.importorskip(library).Dataset.from_dict({"a": [{"x": 1}], "b": [[{"x": 1}]]})
+    assert ds.map(lambda row: {"a": {"y": "z"}, "b": [{"x": 2, "y": 3}]})[0] == {
+        "a": {"y": "z"},
+        "b": [{"x": 2, "y": 3}],
+    }
+
+
+@pytest.mark.parametrize("library", ["martlet.datasets", "datasets"])
+def test_small_promises(library):
+    torch = pytest.importorskip("torch")
+    ds = pytest.importorskip(library).Dataset.from_dict({"a": ["x", "y"]})
+    tensors = ds.map(lambda batch: {"t": torch.ones(len(batch["a"]), 3)}, batched=True)
+    assert tensors.features["t"].feature.dtype == "float32"
+    assert ds.add_item({"a": 4})["a"][:] == ["x", "y", "4"]
+    for call in (lambda: ds.repeat(None), lambda: ds.to_iterable_dataset(num_shards=3)):
+        with pytest.raises((ValueError, TypeError)):
+            call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from martlet.datasets.arguments import verb
 from martlet.datasets.encoding import array_of, inferred
-from martlet.datasets.features import Features, arrow_field
+from martlet.datasets.features import Features, arrow_field, is_null
 from martlet.datasets.formatting import PLAIN, make_format
 from martlet.datasets.kinds import ClassLabel, LargeList, List, Value, walk
 from martlet.datasets.selection import Stacked
@@ -98,7 +99,10 @@ def add_column(
     stored = plain._stored
     features = Features({**stored.features, name: kind})
     table = pa.Table.from_arrays([*stored.table.columns, pa.chunked_array([array])], schema=features.arrow_schema)
-    return plain._like(Stored(table, features), None)
+    form = plain._form
+    if form.columns is not None:
+        form = replace(form, columns=(*form.columns, name))
+    return plain._like(Stored(table, features), None, form=form)
 
 
 @verb
@@ -113,6 +117,8 @@ def add_item(self: Dataset, item: dict[str, Any], new_fingerprint: str | None = 
         before = self.features.get(name)
         if name in item:
             array, known[name] = inferred([item[name]], name, before=before)
+            if before is not None and known[name] != before and not is_null(known[name]) and not is_null(before):
+                array, known[name] = array_of([item[name]], before, name), before  # 4 is "4" among texts
         else:
             array, known[name] = pa.nulls(1, arrow_field(name, before).type), before
         arrays.append(array)

@@ -416,7 +416,9 @@ class Dataset:
         return len(cache.clear(keep=own))
 
     def to_iterable_dataset(self, num_shards: int | None = 1) -> Any:
-        """The same rows as an IterableDataset."""
+        """The same rows as an IterableDataset, of `num_shards` shards."""
+        if num_shards is not None and not 1 <= num_shards <= max(1, len(self)):
+            raise ArgumentError("num_shards", f"must be 1 to {len(self)}, the number of rows", found=num_shards)
         return import_module("martlet.datasets.iterable").from_dataset(self, num_shards)
 
     def __reduce__(self) -> Any:

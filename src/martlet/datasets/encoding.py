@@ -65,6 +65,8 @@ def inferred(
     if isinstance(values, pa.Array | pa.ChunkedArray):
         array = plain_array(_joined(values))
         return array, kind_of(pa.field(name, array.type))
+    if hasattr(values, "detach"):
+        values = _of_tensor(values)
     if isinstance(values, np.ndarray) and 1 < values.ndim <= 5 and values.dtype.kind in "biuf":
         kind: Any = Value(str(values.dtype))
         for _ in range(values.ndim - 1):
@@ -106,6 +108,15 @@ def _dtype_of_scalars(values: Any) -> np.dtype[Any] | None:
     return first.dtype if len(kinds) == 1 else None
 
 
+def _has_more(kind: Any, value: Any) -> bool:
+    """Whether a value has fields, at any depth, that its kind does not."""
+    if isinstance(kind, dict) and isinstance(value, Mapping):
+        return any(name not in kind or _has_more(kind[name], sub) for name, sub in value.items())
+    if isinstance(kind, List | LargeList) and isinstance(value, list | tuple):
+        return any(_has_more(kind.feature, item) for item in value)
+    return False
+
+
 def _kept(values: Any, before: Any, name: str) -> pa.Array:
     """Values in the kind their column had; a string is not turned into a number to fit, nor a number into a string."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
@@ -120,6 +131,8 @@ def _kept(values: Any, before: Any, name: str) -> pa.Array:
     ):
         return pa.array(values).cast(arrow_field(name, before).type)
     values = plain_values(values)
+    if any(isinstance(sub, dict) for sub in walk(before)) and any(_has_more(before, value) for value in values):
+        raise FeatureError(f"column {name!r}", f"is {before!r}", found="other fields")  # Arrow would leave them out
     if any(isinstance(sub, ClassLabel | Json | ArrayXD) or _encodes(sub) for sub in walk(before)):
         values = [_as_lists(encode(before, value)) for value in values]
     return pa.array(values, arrow_field(name, before).type)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,6 +183,10 @@ def _with_step(dataset: Dataset, step: Any, options: Any, is_pure: bool) -> Data
     new = dataset._like(pending, None)
     if runs_now:
         _ = new._stored
+    if dataset._form.columns is not None:  # what is new is in the format too
+        names, before = new.column_names, dataset.column_names
+        chosen = [name for name in names if name in dataset._form.columns or name not in before]
+        new._form = replace(dataset._form, columns=tuple(chosen))
     return new
 
 

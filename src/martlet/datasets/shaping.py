@@ -57,8 +57,11 @@ def take(self: Dataset, n: int) -> Dataset:
     return _chosen(self, Span(0, min(max(n, 0), self.num_rows)))
 
 
-def repeat(self: Dataset, num_times: int) -> Dataset:
+def repeat(self: Dataset, num_times: int | None) -> Dataset:
     """The rows, `num_times` times."""
+    if num_times is None:
+        remedy = "ds.to_iterable_dataset().repeat(None) goes on for ever."
+        raise ArgumentError("repeat()", "num_times must be a number", found=repr(num_times), remedy=remedy)
     return _chosen(self, Repeated(self.num_rows, max(num_times, 0)))
 
 

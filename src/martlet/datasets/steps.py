@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,7 @@ class RowCalls:
     def __init__(self, function: Function, names: list[str]) -> None:
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function.call)
+        self.plain: list[Any] | None = None  # the rows of the last call, where all of each was read ahead
         self.ahead = list(function.inputs) if function.inputs is not None else named_columns(function.call, names)
 
     def given(self, block: Block) -> Iterable[Any]:
@@ -124,6 +125,7 @@ class RowCalls:
     def __call__(self, block: Block, rank: int) -> list[Any]:
         """What the function returns, row by row."""
         function, given = self.function, self.given(block)
+        self.plain = given if isinstance(given, list) and function.inputs is None else None
         if self.is_async:
             out: list[Any] = asyncio.run(self._gathered(block, given, rank))
         elif not function.with_indices and not function.with_rank and function.inputs is None:
@@ -215,6 +217,11 @@ class MapStep:
         return _MapWork(self, features)
 
 
+def without(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The row but for some columns."""
+    return {name: value for name, value in row.items() if name not in names}
+
+
 class _MapWork:
     def __init__(self, step: MapStep, features: Features) -> None:
         self.step, self.features = step, features
@@ -262,7 +269,12 @@ class _MapWork:
         return pa.Table.from_arrays(arrays, schema=features.arrow_schema), features
 
     def _of_rows(self, block: Block, rank: int, where: str) -> dict[str, Any] | None:
-        rows = self.calls(block, rank)
+        rows, removed = self.calls(block, rank), self.step.removed
+        if removed and self.calls.plain is not None:
+            # a row that is handed back is what stays of it
+            rows = [
+                without(row, removed) if row is own else row for row, own in zip(rows, self.calls.plain, strict=True)
+            ]
         if not any(isinstance(row, LazyRow) for row in rows):
             return rows_as_columns(rows, where, block.first)
         changeable = {name for name, kind in block.features.items() if isinstance(kind, dict | List | LargeList | Json)}
@@ -272,6 +284,7 @@ class _MapWork:
         names = [name for name in block.names if name in written or (name in changeable and name in self.calls.ahead)]
         order: list[str] = [name for row in rows if isinstance(row, LazyRow) for name in row if name in written]
         names += [name for name in dict.fromkeys(order) if name not in block.names]
+        names = [name for name in names if name not in removed]
         rows = [{name: row[name] for name in names if name in row} if isinstance(row, LazyRow) else row for row in rows]
         return rows_as_columns(rows, where, block.first) if names else {}
 
@@ -279,7 +292,8 @@ class _MapWork:
         given = self.calls.given(block)
         output = self.calls(given, block, rank)
         if isinstance(output, LazyBatch):
-            output = {name: output[name] for name in output if name in output.looked_at()}
+            stays = output.looked_at() - set(self.step.removed)
+            output = {name: output[name] for name in output if name in stays}
         return columns_of(output, where)
 
 
