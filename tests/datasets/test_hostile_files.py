@@ -119,6 +119,35 @@ def test_a_bomb_is_stopped(tmp_path, monkeypatch):
         load("text", tmp_path / "a.zip")
 
 
+def test_duplicate_columns_of_parquet_and_arrow(tmp_path):
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    for kind in ("parquet", "arrow"):
+        with pytest.raises(DataFileError, match="'a' more than once"):
+            load(kind, tmp_path / f"a.{kind}")
+        with pytest.raises(DataFileError, match="'a' more than once"):
+            list(load(kind, tmp_path / f"a.{kind}", streaming=True))
+
+
+def test_a_key_twice_in_a_row_of_json(tmp_path, caplog):
+    """The value that would be lost is not."""
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2, "a": 3}\n{"a": 4}\n')
+    with pytest.raises(DataFileError, match="'a' occurs twice at line 2"):
+        load("json", tmp_path / "a.jsonl")
+    with caplog.at_level(logging.WARNING):
+        assert load("json", tmp_path / "a.jsonl", on_error="skip")["a"][:] == [1, 4]
+    assert "left out 1 row" in caplog.text
+    (tmp_path / "b.jsonl").write_text('{"a": {"b": 1, "b": 2}}\n')
+    with pytest.raises(DataFileError, match="'b' occurs twice at line 1"):
+        load("json", tmp_path / "b.jsonl")
+    for text, options in (('[{"a": 1},\n {"a": 2, "a": 3}]', {}), ('{"rows": [{"a": 1, "a": 2}]}', {"field": "rows"})):
+        (tmp_path / "c.json").write_text(text)
+        with pytest.raises(DataFileError, match="'a' occurs twice"):
+            load("json", tmp_path / "c.json", **options)
+
+
 def test_duplicate_columns(tmp_path):
     (tmp_path / "a.csv").write_text("a,b,a\n1,2,3\n")
     with pytest.raises(DataFileError, match="'a' more than once"):

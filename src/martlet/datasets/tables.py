@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from martlet.datasets.encoding import plain_array
 from martlet.datasets.selection import Positions
-from martlet.errors import FormatError
+from martlet.errors import DataFileError, FormatError
 
 Maker = Callable[[Sequence[Sequence[Any]]], list[dict[str, Any]]]
 FILE_MAGIC = b"ARROW1"  # a stream has none
@@ -33,10 +33,18 @@ def open_arrow(path: str | os.PathLike[str], *, in_memory: bool = False) -> pa.T
         is_file = source.read(len(FILE_MAGIC)) == FILE_MAGIC
         source.seek(0)
         table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
+        named_once(name, table.schema)
     except (pa.ArrowException, OSError) as problem:
         reason = str(problem).split("\n")[0]
         raise FormatError(name, "must be an Arrow file", found=reason, remedy="Is it complete?") from problem
     return plain_table(table)
+
+
+def named_once(file: str, schema: pa.Schema) -> None:
+    """DataFileError for a file two of whose columns have one name: a row could hold only one of them."""
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        found = f"{', '.join(map(repr, twice))} more than once"
+        raise DataFileError(file, "must name each column once", found=found, remedy="Write it anew, renamed.")
 
 
 def plain_table(table: pa.Table) -> pa.Table:

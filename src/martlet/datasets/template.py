@@ -6,6 +6,7 @@ the template runs nothing; it ends when its parent does.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -136,6 +137,7 @@ def template() -> Template | None:
         return None if _kept[-1].is_over else _kept[-1]
 
 
+@atexit.register
 def end() -> None:
     """Ends the template of this process; the next worker gets a new one."""
     with _lock:

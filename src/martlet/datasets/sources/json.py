@@ -21,6 +21,10 @@ from martlet.errors import ArgumentError, DataFileError
 FIRST_BYTES = 10 << 20  # objects with different keys are looked for in this much, as Hugging Face does
 
 
+class _Twice(ValueError):
+    """An object with a key that occurs twice: one of the values would be lost."""
+
+
 class _OtherShape(Exception):
     """Not JSON Lines: the file is read as one value."""
 
@@ -104,7 +108,7 @@ class Json(Source):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_keyed_once)
                 if not isinstance(row, dict):
                     raise ValueError(f"a row must be an object, not {type(row).__name__}")
             except (ValueError, RecursionError) as error:
@@ -112,7 +116,8 @@ class Json(Source):
                     self.leave(file, self._broken(file, block, number, line, error).found_text)
                     bad += 1
                     continue
-                if block.offset <= 3 and number == 0 and _may_be_one_value(block.data):
+                is_twice = isinstance(error, _Twice)
+                if not is_twice and block.offset <= 3 and number == 0 and _may_be_one_value(block.data):
                     raise _OtherShape from error
                 raise self._broken(file, block, number, line, error).error from error
             rows.append(row)
@@ -171,12 +176,15 @@ class Json(Source):
         with file.open() as stream:
             data = stream.read()
         try:
-            value = json.loads(data.decode(self.encoding, self.encoding_errors or "strict"))
+            text = data.decode(self.encoding, self.encoding_errors or "strict")
+            value = json.loads(text, object_pairs_hook=_keyed_once)
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise broken(file, f"invalid {self.encoding} (byte 0x{data[error.start]:02x})", line=line) from error
         except json.JSONDecodeError as error:
             raise broken(file, error.msg, line=error.lineno, column=error.colno, remedy=_whole_remedy(data)) from error
+        except _Twice as error:
+            raise broken(file, str(error)) from error
         if self.field is not None:
             if not isinstance(value, dict) or self.field not in value:
                 there = ", ".join(map(str, value)) if isinstance(value, dict) else f"a {type(value).__name__}"
@@ -242,6 +250,14 @@ def _loosely(rows: list[dict[str, Any]], types: dict[str, pa.DataType], others: 
     plain = {name: kind for name, kind in types.items() if name not in others}
     texts = [{**row, **{name: text(row.get(name)) for name in names}} for row in rows]
     return _arrow(_dumped(texts), {**plain, **dict.fromkeys(names, pa.string())})
+
+
+def _keyed_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Twice(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return made
 
 
 def _dumped(rows: list[dict[str, Any]]) -> bytes:
@@ -316,7 +332,7 @@ class _Elements:
     def __init__(self, file: DataFile, reader: Any, window: int = 1 << 20) -> None:
         self._file, self._reader, self._window = file, reader, window
         self._text, self._at, self._line = "", 0, 1
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=_keyed_once)
 
     def _more(self) -> bool:
         self._line += self._text.count("\n", 0, self._at)
@@ -348,6 +364,8 @@ class _Elements:
                     self._window *= 2
                     continue
                 raise self._error(problem.msg, min(problem.pos, len(self._text))) from problem
+            except _Twice as problem:
+                raise self._error(str(problem), self._at) from problem
             if end == len(self._text) and self._more():  # a number may go on
                 continue
             self._at = end

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from martlet.datasets.files import DataFile
 from martlet.datasets.sources.source import Source, log
-from martlet.datasets.tables import plain_table
+from martlet.datasets.tables import named_once, plain_table
 from martlet.errors import ArgumentError, DataFileError
 
 FILE_MAGIC = b"ARROW1"  # of the Arrow file format; a stream has none
@@ -41,6 +41,7 @@ class Parquet(Source):
         with file.open() as stream:
             try:
                 reader = pq.ParquetFile(stream, memory_map=file.is_local)
+                named_once(str(file), reader.schema_arrow)
                 if self.filters is not None:
                     asked = pq.filters_to_expression(self.filters) if isinstance(self.filters, list) else self.filters
                 for batch in reader.iter_batches(
@@ -77,6 +78,7 @@ class Arrow(Source):
                     batches: Any = (reader.get_batch(i) for i in range(reader.num_record_batches))
                 else:
                     batches = reader = pa.ipc.open_stream(stream)
+                named_once(str(file), reader.schema)
                 is_empty = True
                 for batch in batches:
                     is_empty = False

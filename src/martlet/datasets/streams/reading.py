@@ -300,9 +300,13 @@ class Passed(Run):
 def _parquet(file: DataFile) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
+    from martlet.datasets.tables import named_once
+
     with file.open() as stream:
         try:
-            yield pq.ParquetFile(stream)
+            reader = pq.ParquetFile(stream)
+            named_once(str(file), reader.schema_arrow)
+            yield reader
         except (pa.ArrowInvalid, OSError) as problem:
             raise unreadable(file, "Parquet", problem) from problem
 
