@@ -266,8 +266,8 @@ def test_arguments_that_are_not_ours():
         TrainingArguments(learning_rat=1)
     with pytest.raises(UnsupportedError, match="loss scaling"):
         TrainingArguments(fp16=True)
-    with pytest.raises(UnsupportedError, match="ragged"):
-        TrainingArguments(torch_compile=True)
+    with pytest.raises(UnsupportedError, match="chunked already"):
+        TrainingArguments(use_liger_kernel=True)
     with pytest.raises(ArgumentError, match="Is cosine meant"):
         TrainingArguments(lr_scheduler_type="cosin")
     with pytest.raises(UnsupportedError, match="adamw_torch_fused"):
