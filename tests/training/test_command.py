@@ -39,6 +39,10 @@ def test_a_run_from_a_file(config, tmp_path, capsys):
     assert (plan["steps"], plan["rows"], plan["samples_a_step"]) == (6, 8, 2)
     assert plan["memory_bytes"] == sum(plan["memory"].values()) > plan["parameters"] * 16
     assert plan["trainable"] == plan["parameters"]
+    assert main(["train", "plan", str(config), "--set", "training.gradient_checkpointing=true", "--json"]) == 0
+    twice = json.loads(capsys.readouterr().out)["memory"]
+    assert twice["holes"] > 0 == plan["memory"]["holes"]
+    assert twice["kept"] < plan["memory"]["kept"]
     assert main(["train", str(config), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["train_loss"] > 0
     assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -78,7 +78,7 @@ def _plan(path: Path, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(plan))
         return 0
-    parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in plan["memory"].items())
+    parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in plan["memory"].items() if size)
     rows = [
         ("parameters", f"{count_text(plan['parameters'])}, {count_text(plan['trainable'])} of which learn"),
         ("rows", f"{plan['rows']:,} of {plan['tokens_a_row']} tokens, longest {plan['longest_row']} (sampled)"),

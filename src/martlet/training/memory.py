@@ -46,6 +46,17 @@ class Kept:
         return sum(self.inputs) + max(self.blocks) + self.rest
 
 
+def holes_bytes(model: nn.Module, kept: Kept, checkpointing: bool) -> int:
+    """What the allocator cannot give back: with blocks computed again, gradients that stay lie among values that go.
+
+    Of glibc, measured at half of what all blocks keep where every weight learns (SmolLM2, 4 x 512: 1.28 of 2.41 GB).
+    """
+    if not checkpointing:
+        return 0
+    share = gradient_bytes(model) / max(1, sum(each.nbytes for each in model.parameters()))
+    return int(sum(kept.blocks) * share / 2)
+
+
 def count_kept(model: nn.Module, lengths: Sequence[int]) -> Kept:
     """What `model`, made inside `without_storage`, keeps of a batch of rows of these lengths."""
     own = {each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers())}

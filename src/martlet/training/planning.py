@@ -83,5 +83,6 @@ def plan_memory(
         "gradients": memory.gradient_bytes(model),
         "optimizer": memory.state_bytes(model, args.optim, args.bf16_update),
         "kept": kept.at_once(bool(args.gradient_checkpointing)),
+        "holes": memory.holes_bytes(model, kept, bool(args.gradient_checkpointing)),
         "head": memory.head_bytes(model, sum(lengths)),
     }
