@@ -174,3 +174,37 @@ def test_an_unknown_name_offline(monkeypatch):
     for call in (get_dataset_config_names, load_dataset):
         with pytest.raises(OfflineError, match="nobody/nothing"):
             call("nobody/nothing")
+
+
+def counted(**columns):
+    return IterableDataset.from_dict(columns)
+
+
+def uncounted(**columns):
+    def rows():
+        yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+    return IterableDataset.from_generator(rows)
+
+
+@pytest.mark.parametrize("one", [counted, uncounted])
+@pytest.mark.parametrize("two", [counted, uncounted])
+def test_streams_side_by_side(one, two):
+    both = concatenate_datasets([one(a=[1, 2, 3]), two(b=["x", "y", "z"])], axis=1)
+    rows = [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}, {"a": 3, "b": "z"}]
+    assert list(both) == rows
+    assert [list(split_dataset_by_node(both, rank, 2)) for rank in range(2)] == [rows[::2], rows[1::2]]
+    walk = iter(both)
+    first, state = next(walk), both.state_dict()
+    both.load_state_dict(json.loads(json.dumps(state)))
+    assert [first, *both] == rows
+    with pytest.raises(ValueError, match="as many rows"):
+        list(concatenate_datasets([one(a=[1, 2, 3]), two(b=["x", "y"])], axis=1))
+    with pytest.raises(ValueError, match="names must differ"):
+        list(concatenate_datasets([one(a=[1, 2]), two(a=[1, 2])], axis=1))
+
+
+def test_a_format_that_all_have_stays():
+    streams = [counted(a=[1]).with_format("numpy"), counted(a=[2]).with_format("numpy")]
+    assert type(next(iter(concatenate_datasets(streams)))["a"]).__name__ == "int64"
+    assert next(iter(concatenate_datasets([streams[0], counted(a=[2])]))) == {"a": 1}

@@ -543,7 +543,10 @@ def concatenate_iterables(
     from martlet.datasets.streams.combining import concatenated
 
     node = concatenated([dataset._node for dataset in dsets], axis)
-    return _shared(IterableDataset(node, split=split, info=info), dsets)
+    new = _shared(IterableDataset(node, split=split, info=info), dsets)
+    if all(dataset._form == dsets[0]._form for dataset in dsets):
+        new._form = dsets[0]._form
+    return new
 
 
 def interleave_iterables(

@@ -8,7 +8,7 @@ from martlet.datasets.features import Features, aligned
 from martlet.datasets.streams.node import Node
 from martlet.datasets.streams.numbered import Alternated, Beside
 from martlet.datasets.streams.opening import joined
-from martlet.datasets.streams.unnumbered import Drawn
+from martlet.datasets.streams.unnumbered import Drawn, Zipped
 from martlet.errors import ArgumentError
 
 STOPPING = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
@@ -19,10 +19,22 @@ def concatenated(nodes: Sequence[Node], axis: int) -> Node:
     if axis == 0:
         return joined(nodes, _aligned(nodes))
     names = [name for node in nodes for name in node.features or ()]
-    if axis != 1 or len(set(names)) != len(names) or any(node.num_rows is None for node in nodes):
-        rule = "side by side, streams need counted rows and columns of different names"
-        raise ArgumentError("concatenate_datasets()", rule, found=", ".join(names))
-    return Beside(nodes, Features({name: kind for node in nodes for name, kind in (node.features or {}).items()}))
+    if axis != 1:
+        raise ArgumentError("concatenate_datasets()", "axis must be 0 or 1", found=axis)
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ArgumentError("concatenate_datasets()", "side by side, names must differ", found=", ".join(twice))
+    is_known = all(node.features is not None for node in nodes)
+    kinds = (
+        Features({name: kind for node in nodes for name, kind in (node.features or {}).items()}) if is_known else None
+    )
+    counts = {node.num_rows for node in nodes}
+    if None in counts:
+        return Zipped(nodes, kinds)
+    if len(counts) > 1:
+        found = ", ".join(str(node.num_rows) for node in nodes)
+        raise ArgumentError("concatenate_datasets()", "side by side, all need as many rows", found=found)
+    return Beside(nodes, kinds)
 
 
 def interleaved(nodes: Sequence[Node], probabilities: Sequence[float] | None, seed: int | None, stopping: str) -> Node:

@@ -9,6 +9,7 @@ import numpy as np
 
 from martlet.datasets.features import Features
 from martlet.datasets.streams.node import Context, Node, Row, Run, columns_of, pair, triple
+from martlet.errors import DatasetError
 
 Columns = dict[str, list[Any]]
 DRAWS = 1000  # drawn at a time, as Hugging Face's library does: the same seed gives the same order
@@ -354,6 +355,46 @@ class _DrawnRun(Run):
 
     def state(self) -> Any:
         return [list(self._states), self._place, list(self._exhausted)]
+
+
+class Zipped(Node):
+    """The columns of several steps side by side, where rows are not numbered; all must end together."""
+
+    splits = False
+
+    def __init__(self, children: Sequence[Node], features: Features | None) -> None:
+        self._children, self.features = list(children), features
+
+    def children(self) -> list[Node]:
+        return self._children
+
+    def start(self, state: Any, context: Context) -> Run:
+        return _ZippedRun(self._children, state, context)
+
+
+class _ZippedRun(Run):
+    def __init__(self, children: list[Node], state: Any, context: Context) -> None:
+        states, self._count = ([None] * len(children), 0) if state is None else (state[0], int(state[1]))
+        self._runs = [child.run(each, context.whole) for child, each in zip(children, states, strict=True)]
+
+    def __next__(self) -> Row:
+        parts = [next(run, None) for run in self._runs]
+        if all(part is None for part in parts):
+            raise StopIteration
+        whole: Row = {}
+        for number, part in enumerate(parts):
+            if part is None:
+                found = f"number {number} ended after {self._count}"
+                raise DatasetError("concatenate_datasets()", "side by side, all need as many rows", found=found)
+            if twice := sorted(whole.keys() & part.keys()):
+                rule = "side by side, names must differ"
+                raise DatasetError("concatenate_datasets()", rule, found=", ".join(twice))
+            whole.update(part)
+        self._count += 1
+        return whole
+
+    def state(self) -> Any:
+        return [[run.state() for run in self._runs], self._count]
 
 
 class Gathered(Node):
