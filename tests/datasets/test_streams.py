@@ -147,7 +147,7 @@ def test_concatenate():
     assert ids(concatenate_datasets([one, two]).shuffle(seed=1).take(9)) != list(range(9))
     beside = concatenate_datasets([one, one.rename_column("id", "n")], axis=1)
     assert list(beside)[3] == {"id": 3, "n": 3}
-    with pytest.raises(ArgumentError, match="different names"):
+    with pytest.raises(ArgumentError, match="names must differ"):
         concatenate_datasets([one, one], axis=1)
 
 
