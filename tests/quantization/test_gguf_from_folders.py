@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 import martlet
 from martlet import engine
+from martlet.bench.peers import PEERS, why_absent
+from martlet.bench.run import Worker
 from martlet.checkpoint import open_checkpoint
 from martlet.errors import ArgumentError, TokenizerError, UnsupportedError
 from martlet.formats import open_weights
@@ -64,6 +67,10 @@ REFUSED = {
     ),
     "yarn": ("llama", SMALL | {"rope_parameters": YARN | {"attention_factor": 1.25}}, "rotation of layer 0"),
     "turning": ("smollm3", SMALL | {"no_rope_layer_interval": 2}, "rotation of layer 1"),
+    **{
+        f"{name}-tied": (TINY[name][0], TINY[name][1] | {"tie_word_embeddings": True}, "an output head of its own")
+        for name in ("gpt_neox", "phi", "olmo2")
+    },
     "scaled": ("gpt2", TINY["gpt2"][1] | {"scale_attn_weights": False}, "scores multiplied by"),
 }
 
@@ -112,6 +119,34 @@ def test_every_family_reads_back_the_same(name, tmp_path):
     want = logits(folder)
     assert want.abs().max() > 0.5
     torch.testing.assert_close(logits(tmp_path / "out.gguf"), want, atol=1e-5, rtol=1e-5)
+
+
+# Left out: a window of mistral's, to which llama.cpp gives no heed, and phi3's, whose vocabulary it wants </s> in.
+READ = [name for name in CASES if name not in ("mistral", "phi3", "phi3-long")]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_llama_cpp_gives_the_same(name, tmp_path, llama_cpp):
+    folder = save(tmp_path / f"of-{name}", *CASES[name])
+    write(folder, tmp_path / "out.gguf")
+    ids = list(range(3, 43))
+    worker = Worker("llama.cpp", llama_cpp)
+    try:
+        worker.ask(do="load", model=str(tmp_path / "out.gguf"), threads=1, context=256, rows=1, options={})
+        shape = worker.ask(do="logits", ids=ids, path=str(tmp_path / "logits"))["shape"]
+    finally:
+        worker.close()
+    theirs, ours = np.fromfile(tmp_path / "logits", np.float32).reshape(shape), logits(folder)[0].numpy()
+    assert np.abs(theirs - ours).max() < 0.02 * np.abs(ours).max()  # its keys and values are float16
+
+
+@pytest.fixture(scope="module")
+def llama_cpp():
+    """An interpreter that has llama.cpp: MARTLET_PEER_PYTHON, or this one."""
+    python = os.environ.get("MARTLET_PEER_PYTHON", sys.executable)
+    if reason := why_absent(PEERS["llama.cpp"], python):
+        pytest.skip(reason)
+    return python
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -93,6 +93,10 @@ def check_said(arch: Arch, metadata: Mapping[str, Any], dialect: GgufDialect, so
     """UnsupportedError naming what of `arch` is lost by its keys: they are read back, and every field compared."""
     name = dialect.names[0]
     subject = f"GGUF architecture {name}"
+    if arch.tied and not dialect.ties:
+        raise UnsupportedError(
+            subject, "must have an output head of its own: llama.cpp reads no other", found="a tied one"
+        )
     try:
         back = Config(dialect.config(metadata, source)).arch
     except (GgufError, ConfigError) as problem:

@@ -44,6 +44,7 @@ GGUF = GgufDialect(
     _gguf,
     (*GGUF_NAMES, *GGUF_PRE_NORMS, split(".attn_qkv.", QKV, rows_qkv)),
     lambda arch: {"use_parallel_residual": arch.parallel},
+    ties=False,
 )
 
 

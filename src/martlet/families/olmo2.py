@@ -23,7 +23,7 @@ GGUF_NORMS = (
     rename(".post_attention_norm.", ".post_attention_layernorm."),
     rename(".post_ffw_norm.", ".post_feedforward_layernorm."),
 )
-GGUF = GgufDialect(("olmo2",), _gguf, (*GGUF_NAMES, *GGUF_NORMS))
+GGUF = GgufDialect(("olmo2",), _gguf, (*GGUF_NAMES, *GGUF_NORMS), ties=False)
 
 
 @family("olmo2", classes=("Olmo2Model", "Olmo2ForCausalLM"), gguf=GGUF)

@@ -29,7 +29,7 @@ def _gguf(metadata: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
     return config | {"hidden_act": "gelu_new", "layer_norm_eps": keys.number(LAYER_EPS)}
 
 
-GGUF = GgufDialect(("phi2",), _gguf, (*GGUF_NAMES, *GGUF_PRE_NORMS, split(".attn_qkv.", QKV, rows_qkv)))
+GGUF = GgufDialect(("phi2",), _gguf, (*GGUF_NAMES, *GGUF_PRE_NORMS, split(".attn_qkv.", QKV, rows_qkv)), ties=False)
 
 
 @family("phi", classes=("PhiModel", "PhiForCausalLM"), rules=RULES, gguf=GGUF)

@@ -63,6 +63,7 @@ class GgufDialect:
     config: Callable[[Mapping[str, Any], TensorSource], dict[str, Any]]
     rules: tuple[Rule, ...] = (*GGUF_NAMES, *GGUF_PRE_NORMS)
     keys: Callable[[Arch], dict[str, Any]] = lambda arch: {}
+    ties: bool = True  # whether llama.cpp reads a file without `output.weight`
 
 
 @dataclass(frozen=True, slots=True)
