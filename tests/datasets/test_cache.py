@@ -1,5 +1,6 @@
 """The cache: found again, evicted, shared by processes, deleted while in use, read-only, full, killed in the middle."""
 
+import contextlib
 import json
 import os
 import resource
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from martlet.cli import main
-from martlet.datasets import Dataset, cache, disable_caching, enable_caching
-from martlet.errors import ArgumentError, CacheError
+from martlet.datasets import Dataset, cache, disable_caching, enable_caching, load_dataset
+from martlet.errors import ArgumentError, CacheError, SaveError
 
 CALLS: list[int] = []
 
@@ -138,17 +139,34 @@ def refuse(*args, **kwargs):
     raise OSError(30, "Read-only file system")
 
 
-def test_a_full_disk(ds, cache):
+@contextlib.contextmanager
+def small_disk():
+    """No file may grow beyond 20,000 bytes; writing more is an error of the system, as on a full disk."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
     try:
-        with pytest.raises(CacheError, match=r"cannot be written.*Free space"):
-            _ = ds.map(lambda row: {"b": "x" * 10_000})[0]
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, old)
-    assert ds.map(lambda row: {"b": "x" * 10_000})[199]["b"] == "x" * 10_000
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_a_full_disk(ds, cache, num_proc):
+    with small_disk(), pytest.raises(CacheError, match=r"cannot be written.*Free space"):
+        _ = ds.map(lambda row: {"b": "x" * 10_000}, num_proc=num_proc)[0]
+    if num_proc is None:  # a worker that is ended in the middle cannot clear away
+        assert not list(cache.rglob("part-*"))  # nothing half-written fills it further
+    assert ds.map(lambda row: {"b": "x" * 10_000}, num_proc=num_proc)[199]["b"] == "x" * 10_000
+
+
+def test_a_full_disk_while_loading(tmp_path, cache):
+    (tmp_path / "a.txt").write_text("a line of text\n" * 20_000)
+    with small_disk(), pytest.raises(SaveError, match=r"could not be written.*EFBIG"):
+        load_dataset("text", data_files=str(tmp_path / "a.txt"))
+    assert not list(cache.rglob("data.arrow*"))
+    assert load_dataset("text", data_files=str(tmp_path / "a.txt"))["train"].num_rows == 20_000
 
 
 SLOW = """

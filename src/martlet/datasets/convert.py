@@ -56,6 +56,7 @@ class _Writing:
         self._schema: pa.Schema | None = None
         self._segments: list[tuple[Path, pa.Schema]] = []
         self._writer: Any = None
+        self._sink: Any = None
         self.num_rows = 0
 
     def all(self, source: Source, files: Sequence[DataFile]) -> tuple[Features, int]:
@@ -69,7 +70,8 @@ class _Writing:
                 raise
             raise save_error(self._path, problem) from problem
         finally:
-            self._close()
+            with contextlib.suppress(OSError):  # a full disk has been told of; what is open has an end to write too
+                self._close()
             for segment, _ in self._segments:
                 with contextlib.suppress(FileNotFoundError):
                     segment.unlink()
@@ -109,12 +111,17 @@ class _Writing:
         self._schema = schema
         segment = self._path.with_name(f"{self._path.name}.{len(self._segments)}.part")
         self._segments.append((segment, schema))
-        self._writer = pa.ipc.new_stream(pa.OSFile(os.fspath(segment), "wb"), schema)
+        self._sink = pa.OSFile(os.fspath(segment), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, schema)
 
     def _close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, sink = self._writer, self._sink
+            self._writer = self._sink = None
+            try:
+                writer.close()
+            finally:
+                sink.close()
 
     def _joined(self) -> tuple[Features, int]:
         schema = self._schema or (self._features.arrow_schema if self._features is not None else pa.schema([]))

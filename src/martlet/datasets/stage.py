@@ -150,6 +150,7 @@ class PartWriter:
         self._writer: Any = None
         self._sink: Any = None
         self._features: Features | None = None
+        self._is_whole = False
 
     def write(self, table: pa.Table, features: Features) -> None:
         """A block."""
@@ -181,11 +182,16 @@ class PartWriter:
         aside = note.with_suffix(f".{os.getpid()}.tmp")
         aside.write_text(json.dumps(self.files), "utf-8")
         os.replace(aside, note)
+        self._is_whole = True
 
     def close(self) -> None:
-        """Lets go of the files, whatever happened."""
+        """Lets go of the files, whatever happened; those of a part that is not whole go."""
         with contextlib.suppress(OSError, pa.ArrowException):
             self._end_file()
+        if not self._is_whole:  # half a part is of no use to the next run, and the disk may be full of it
+            for file in self.files:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.folder / file["name"])
 
 
 class TemporaryFolder:
