@@ -3,10 +3,10 @@
     python bench/datasets.py [--peer-python PATH] [--text FILE] [--tokenizer FOLDER] [--quick] [--only REGEX]
                              [--repeats N] [--json out.json] [--plot out.png]
 
-Both libraries read one JSON Lines file of 200,000 rows (114 MB: a number, about 500 characters of text, a score) that is
-cut from --text, else from Python's own manual. Each has a process of its own that stays; a line is run in one, then in
-the other, and so on; what counts is the median of the clock. The result caches of both are off where a function runs.
-Times of "theirs" are of the same work in the same run, but for lines that compare ours with ours. --json keeps what is
+Both libraries read one JSON Lines file of 200,000 rows (114 MB: a number, about 500 characters of text, a score), cut
+from --text, else from Python's own manual. Each has a process of its own that stays; a line is run in one, then in the
+other, and so on; what counts is the median of the clock. The result caches of both are off where a function runs. Times
+of "theirs" are of the same work in the same run, but for lines that compare ours with ours. --json keeps what is
 measured, so that pieces of a run (--only) make one table.
 """
 
@@ -83,7 +83,9 @@ DRAIN = "deque({}, maxlen=0)"
 BATCH = 'ds.map(lambda batch: tokenizer(batch["text"]), batched=True)[0]'
 LINES = (
     Line("load_dataset, nothing cached", 2, "made = " + LOAD),
-    Line("tokenize()", 8, "martlet.datasets.tokenize(few, tokenizer)[0]", BATCH.replace("ds.", "few."), 0.05, repeats=3),
+    Line(
+        "tokenize()", 8, "martlet.datasets.tokenize(few, tokenizer)[0]", BATCH.replace("ds.", "few."), 0.05, repeats=3
+    ),
     Line("map(tokenizer), batched", 8, BATCH.replace("ds.", "few."), share=0.05, repeats=3),
     Line("filter by expression", 10, 'ds.filter("score > 0.5")[0]', 'ds.filter(lambda row: row["score"] > 0.5)[0]'),
     Line("filter(lambda) of a number", 1.5, 'ds.filter(lambda row: row["score"] > 0.5)[0]'),
@@ -98,7 +100,12 @@ LINES = (
     Line("iterate batches after shuffle", None, DRAIN.format("mixed.iter(1000)"), repeats=3),
     Line("ds[i], 10,000 times", 2, "for i in picked: ds[i]", share=0.05),
     Line("ds[10,000 random rows]", 2, "ds[picked]", share=0.05),
-    Line("stream rows", None, DRAIN.format('load_dataset("json", data_files=PATH, split="train", streaming=True)'), repeats=3),
+    Line(
+        "stream rows",
+        None,
+        DRAIN.format('load_dataset("json", data_files=PATH, split="train", streaming=True)'),
+        repeats=3,
+    ),
 )  # fmt: skip
 BOTH = """
 import random, tempfile
