@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from martlet.adapters.config import is_taken
-from martlet.adapters.layers import LoraLinear, Routing, Switch
+from martlet.adapters.layers import LoraLinear, Merges, Routing, Switch
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.draws import SampleDropout, mix
 
@@ -61,16 +61,14 @@ class LoraEmbedding(LoraLinear):
         return low.to(base.dtype)
 
 
-class TrainedTokens(nn.Module):
+class TrainedTokens(Merges):
     """A table of which each adapter has some tokens' rows as its own; a head tied to it reads them too."""
 
     def __init__(self, base_layer: Any, switch: Switch) -> None:
-        super().__init__()
-        self.base_layer: Any = base_layer
+        super().__init__(base_layer)
         self.switch = switch
         self.trainable_tokens_delta = nn.ParameterDict()
         self.indices: dict[str, Tensor] = {}
-        self.original: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -124,16 +122,7 @@ class TrainedTokens(nn.Module):
         return weight
 
     def merge(self, names: Sequence[str], is_checked: bool) -> None:
-        merged = self.merged_weight(names)
-        if is_checked and not bool(torch.isfinite(merged).all()):
-            raise ArgumentError("merge", "adapters must give finite weights", found="NaN or infinity")
-        self.original = self.weight
-        self.base_layer.weight = nn.Parameter(merged, requires_grad=False)
-
-    def unmerge(self) -> None:
-        if self.original is not None:
-            self.base_layer.weight = self.original
-            self.original = None
+        self.put(self.merged_weight(names), is_checked)
 
 
 class TiedHead(nn.Module):

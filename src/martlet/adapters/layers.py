@@ -60,19 +60,39 @@ class Switch:
         return [] if self.is_disabled or self.merged else self.active
 
 
-class LoraLinear(nn.Module):
+class Merges(nn.Module):
+    """A layer around `base_layer` that can put another weight in the place of its own, and give the own one back."""
+
+    def __init__(self, base_layer: Any) -> None:
+        super().__init__()
+        self.base_layer: Any = base_layer
+        self.original: Tensor | None = None  # the base's weight while adapters are merged into it
+
+    def put(self, merged: Tensor, is_checked: bool) -> None:
+        """`merged` in the place of the base's weight. ArgumentError if it `is_checked` and not finite."""
+        if is_checked and not bool(torch.isfinite(merged).all()):
+            raise ArgumentError("merge", "adapters must give finite weights", found="NaN or infinity")
+        self.original = self.base_layer.weight
+        self.base_layer.weight = nn.Parameter(merged, requires_grad=False)
+
+    def unmerge(self) -> None:
+        """The weight that was there before, bit for bit."""
+        if self.original is not None:
+            self.base_layer.weight = self.original
+            self.original = None
+
+
+class LoraLinear(Merges):
     """W x + b + s B A dropout(x) for each active adapter; with DoRA, W + s B A scaled to learnt row magnitudes."""
 
     def __init__(self, base_layer: Any, switch: Switch) -> None:
-        super().__init__()
-        self.base_layer: Any = base_layer
+        super().__init__(base_layer)
         self.switch = switch
         self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
         self.lora_magnitude_vector = nn.ParameterDict()
         self.lora_dropout = nn.ModuleDict()
         self.scaling: dict[str, float] = {}
         self.taken: dict[str, First] = {}  # what the base's weight lacks since an adapter began with a part of it
-        self.original: Tensor | None = None  # the base's weight while adapters are merged into it
 
     @property
     def weight(self) -> Tensor:
@@ -229,17 +249,7 @@ class LoraLinear(nn.Module):
                 remedy="Load the base without quantize=, put the adapter on it, and merge there.",
             )
         with torch.no_grad():
-            merged = self.merged_weight(names)
-            if is_checked and not bool(torch.isfinite(merged).all()):
-                raise ArgumentError("merge", "adapters must give finite weights", found="NaN or infinity")
-            self.original = self.weight
-            self.base_layer.weight = nn.Parameter(merged, requires_grad=False)
-
-    def unmerge(self) -> None:
-        """The weight that was there before, bit for bit."""
-        if self.original is not None:
-            self.base_layer.weight = self.original
-            self.original = None
+            self.put(self.merged_weight(names), is_checked)
 
 
 class OwnCopy(nn.Module):
