@@ -1,7 +1,8 @@
 """The same calls on Hugging Face's Dataset and on ours give the same rows, features and signatures."""
 
+import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import datasets as hf
@@ -14,11 +15,26 @@ import pytest
 import martlet.datasets as ours
 
 hf.disable_progress_bars()
-# Hugging Face's own: a deprecated argument, and event loops that it leaves open
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+# Hugging Face's own: a deprecated argument
+pytestmark = pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def event_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes the event loops that Hugging Face's map leaves open, which the garbage collector finds at any time."""
+    made: list[asyncio.AbstractEventLoop] = []
+    new_event_loop = asyncio.new_event_loop
+
+    def kept() -> asyncio.AbstractEventLoop:
+        made.append(new_event_loop())
+        return made[-1]
+
+    monkeypatch.setattr(asyncio, "new_event_loop", kept)
+    yield
+    for loop in made:
+        loop.close()
+
+
 ROWS = {
     "id": list(range(23)),
     "text": [None if i % 7 == 3 else f"row {i} é" for i in range(23)],

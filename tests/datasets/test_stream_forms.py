@@ -17,7 +17,7 @@ from martlet.datasets import (
     Value,
     load_dataset,
 )
-from martlet.errors import ArgumentError, UnsupportedError
+from martlet.errors import ArgumentError
 
 ROWS = [{"n": number, "word": f"w{number}"} for number in range(10)]
 
@@ -164,8 +164,6 @@ def test_pictures_of_a_stream_stay_as_their_bytes_are_when_they_are_not_decoded(
     ):
         assert next(iter(raw))["image"]["bytes"] == data
         assert next(iter(raw.decode()))["image"].size == (4, 4)
-    with pytest.raises(UnsupportedError, match="num_threads"):
-        ds.decode(num_threads=2)
 
 
 def test_a_dict_of_streams_does_verbs_to_each_and_shows_itself():

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -290,7 +289,7 @@ def test_errors(folder, tmp_path):
 EPOCH = """
 import json, os, sys
 from martlet.datasets import load_dataset
-path, state_file, out = sys.argv[1:4]
+path, state_file, out, stop = sys.argv[1:5]
 ds = load_dataset("json", data_files=path, split="train", streaming=True)
 ds = ds.map(lambda b: {"n": [v * 2 for v in b["id"]]}, batched=True, batch_size=16)
 ds = ds.filter(lambda r: r["id"] % 7 > 0).shuffle(seed=5)
@@ -304,7 +303,10 @@ with open(out, "a") as file:
             os.fsync(file.fileno())
             open(state_file + ".new", "w").write(json.dumps(ds.state_dict()))
             os.replace(state_file + ".new", state_file)
-            print(count, flush=True)
+        if count == int(stop):
+            file.flush()
+            print("here", flush=True)
+            sys.stdin.read()  # until it is killed
 """
 
 
@@ -312,20 +314,18 @@ def test_killed_in_an_epoch_and_gone_on(folder, tmp_path):
     """kill -9 in the middle of a shuffled epoch; what was written up to the state, and then on, is the whole epoch."""
     path, state, out = str(folder / "a.jsonl"), str(tmp_path / "state"), tmp_path / "out"
     command = [sys.executable, "-c", EPOCH, path, state, str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-    while (line := process.stdout.readline()) and int(line) < 500:
-        pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([*command, "537"], **pipes) as process:
+        assert process.stdout.readline() == b"here\n"
+        process.send_signal(signal.SIGKILL)
     saved = json.loads(Path(state).read_text())
     kept = saved_rows(saved, path)
-    lines = out.read_text().splitlines()[:kept]
-    assert 500 <= kept < 1100
-    out.write_text("".join(line + "\n" for line in lines))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    lines = out.read_text().splitlines()
+    assert (kept, len(lines)) == (500, 537)
+    out.write_text("".join(line + "\n" for line in lines[:kept]))
+    subprocess.run([*command, "0"], check=True)
     again = tmp_path / "again"
-    subprocess.run([*command[:-2], str(tmp_path / "none"), str(again)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command[:-2], str(tmp_path / "none"), str(again), "0"], check=True)
     assert out.read_text().splitlines() == again.read_text().splitlines()
 
 

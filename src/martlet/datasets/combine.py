@@ -33,7 +33,7 @@ def concatenate_datasets(
     """
     dsets = _all_alike("concatenate_datasets()", dsets)
     if not isinstance(dsets[0], Dataset):
-        iterable = import_module("martlet.datasets.iterable")
+        iterable = import_module("martlet.datasets.streams.combining")
         return iterable.concatenate_iterables(dsets, info=info, split=split, axis=axis)
     if axis not in (0, 1):
         raise ArgumentError("concatenate_datasets()", "axis must be 0 or 1", found=axis)
@@ -114,7 +114,7 @@ def interleave_datasets(
     if probabilities is not None and len(probabilities) != len(datasets):
         raise ArgumentError("probabilities", f"needs {len(datasets)}, one for each dataset", found=len(probabilities))
     if not isinstance(datasets[0], Dataset):
-        iterable = import_module("martlet.datasets.iterable")
+        iterable = import_module("martlet.datasets.streams.combining")
         return iterable.interleave_iterables(
             datasets, probabilities, seed=seed, info=info, split=split, stopping_strategy=stopping_strategy
         )

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from martlet.datasets import exporting, pushing
 from martlet.datasets.arguments import verb
 from martlet.datasets.column import IterableColumn
-from martlet.datasets.features import Features, List, changed
+from martlet.datasets.features import Features, List
 from martlet.datasets.formatting import PLAIN, Format, format_table, make_format
 from martlet.datasets.info import DatasetInfo
-from martlet.datasets.streams import making
+from martlet.datasets.streams import columns, making
 from martlet.datasets.streams.blocks import Blocks
-from martlet.datasets.streams.calling import Shaped, caller, of_batch, of_row, shaped, without
+from martlet.datasets.streams.calling import Shaped, caller, of_batch, of_row, shaped
 from martlet.datasets.streams.node import Context, Node, Numbered, Row, Run, Strided
 from martlet.datasets.streams.numbered import Again, Applied, Lists, Part
-from martlet.datasets.streams.numbered import Columns as ColumnsStep
 from martlet.datasets.streams.unnumbered import Batched, Columns, Filtered, Gathered, Grouped, Limited, Repeated
-from martlet.errors import ArgumentError, UnsupportedError
+from martlet.errors import ArgumentError
 
 _OF_INFO = (
     *("description", "citation", "homepage", "license", "builder_name", "config_name", "version", "dataset_size"),
@@ -90,7 +88,7 @@ class IterableDataset:
             remedy = "ds.take(n), ds.skip(n) and iteration give rows."
             found = type(column_name).__name__
             raise ArgumentError("a stream", "is indexed by a column's name", found=found, remedy=remedy)
-        self._check([column_name])
+        columns.known(self, [column_name])
         return IterableColumn(self, column_name)
 
     @property
@@ -273,19 +271,29 @@ class IterableDataset:
         return self._like(Batched(self._node, kept, batch_size, False, self.features, with_indices))
 
     @verb
-    def shuffle(self, seed: int | None = None, generator: Any = None, buffer_size: int = 1000) -> IterableDataset:
+    def shuffle(
+        self,
+        seed: int | None = None,
+        generator: Any = None,
+        buffer_size: int = 1000,
+        max_buffer_input_shards: int = 10,
+    ) -> IterableDataset:
         """Rows in another order, by `seed` and the epoch. Filters and maps below it stay where they are in the script.
 
-        Counted rows are permuted as a whole, in blocks so that reads stay nearly sequential; of a stream of unknown
-        length each `buffer_size` rows are.
+        Counted rows are permuted as a whole, in blocks so that reads stay nearly sequential. Of a stream of unknown
+        length the files (or the lists of `gen_kwargs`) are permuted, up to `max_buffer_input_shards` of them read in
+        turn, and each `buffer_size` rows of that permuted; `skip` and `take` below it keep the files' order.
         """
         import numpy as np
 
+        for name, value in (("buffer_size", buffer_size), ("max_buffer_input_shards", max_buffer_input_shards)):
+            if value < 1:
+                raise ArgumentError("shuffle()", f"{name} must be at least 1", found=value)
         if generator is not None:
-            seed = int(generator.integers(0, 1 << 62))
+            seed = int(copy.deepcopy(generator).integers(0, 1 << 62))
         if seed is None:
             seed = int(np.random.default_rng().integers(0, 1 << 62))
-        return self._like(self._node.shuffled(int(seed), buffer_size))
+        return self._like(self._node.shuffled(int(seed), buffer_size, max_buffer_input_shards))
 
     @verb
     def skip(self, n: int) -> IterableDataset:
@@ -333,123 +341,13 @@ class IterableDataset:
         features = None if self.features is None else Features({n: List(kind) for n, kind in self.features.items()})
         if by_column is not None:
             keys = [by_column] if isinstance(by_column, str) else list(by_column)
-            self._check(keys)
+            columns.known(self, keys)
             return self._like(Grouped(self._node, keys, features))
         assert batch_size is not None
         if batch_size < 1:
             raise ArgumentError("batch()", "batch_size must be at least 1", found=batch_size)
         step = Lists if self.num_rows is not None else Gathered
         return self._like(step(self._node, batch_size, drop_last_batch, features))
-
-    @verb
-    def decode(self, enable: bool = True, num_threads: int = 0) -> IterableDataset:
-        """Pictures and sound as objects, or with enable=False as bytes and path."""
-        if num_threads:
-            remedy = "A DataLoader with num_workers decodes in several processes."
-            raise UnsupportedError("decode(num_threads=)", "is not there for streams", remedy=remedy)
-        if self.features is None:
-            remedy = "Pass features= to map, or decode before it."
-            raise ArgumentError("decode()", "needs columns whose kinds are known", remedy=remedy)
-
-        def set_to(kind: Any) -> Any:
-            return replace(kind, decode=enable) if hasattr(kind, "decode") else None
-
-        return self.cast(Features(changed(self.features, set_to)))
-
-    @verb
-    def select_columns(self, column_names: str | list[str]) -> IterableDataset:
-        """Some columns."""
-        names = [column_names] if isinstance(column_names, str) else list(column_names)
-        self._check(names)
-        if self.features is None:
-            return self._like(Applied(self._node, lambda row, _: {name: row[name] for name in names}, None, False))
-        return self._columns({name: name for name in names})
-
-    @verb
-    def remove_columns(self, column_names: str | list[str]) -> IterableDataset:
-        """All columns but these."""
-        names = [column_names] if isinstance(column_names, str) else list(column_names)
-        self._check(names)
-        if self.features is None:
-            return self._like(Applied(self._node, lambda row, _: without(row, names), None, False))
-        return self._columns({name: name for name in self.features if name not in names})
-
-    @verb
-    def rename_column(self, original_column_name: str, new_column_name: str) -> IterableDataset:
-        """A column under another name."""
-        return self.rename_columns({original_column_name: new_column_name})
-
-    @verb
-    def rename_columns(self, column_mapping: dict[str, str]) -> IterableDataset:
-        """Columns under other names: old to new."""
-        self._check(column_mapping)
-        if self.features is None:
-
-            def renamed(row: Row, _: int) -> Row:
-                return {column_mapping.get(name, name): value for name, value in row.items()}
-
-            return self._like(Applied(self._node, renamed, None, False))
-        names = {name: column_mapping.get(name, name) for name in self.features}
-        if len(set(names.values())) != len(names):
-            raise ArgumentError("rename_columns", "each column needs its own name", found=", ".join(names.values()))
-        return self._columns(names)
-
-    def _columns(self, names: dict[str, str]) -> IterableDataset:
-        assert self.features is not None
-        features = Features({new: self.features[old] for old, new in names.items()})
-        return self._like(ColumnsStep(self._node, names, features))
-
-    def _check(self, names: Iterable[str]) -> None:
-        if self.features is not None and (strange := [name for name in names if name not in self.features]):
-            raise ArgumentError("columns", f"are {', '.join(self.features)}", found=", ".join(map(repr, strange)))
-
-    @verb
-    def add_column(self, name: str, column: Sequence[Any]) -> IterableDataset:
-        """A further column, of as many values as there are rows."""
-        if self.features is not None and name in self.features:
-            raise ArgumentError("add_column", f"there is a column {name!r} already")
-
-        def added(row: Row, number: int) -> Row:
-            return {**row, name: column[number]}
-
-        return self._like(Applied(self._node, added, None, True))
-
-    @verb
-    def cast(self, features: Features) -> IterableDataset:
-        """Rows under other features."""
-        new = Features(features)
-        if self.features is not None and set(new) != set(self.features):
-            raise ArgumentError("cast", f"must name the columns {', '.join(self.features)}", found=", ".join(new))
-        if (decoding := self._decoding(new)) is not None:
-            return decoding
-        return self._like(Applied(self._node, lambda row, _: new.decode_example(new.encode_example(row)), new, False))
-
-    def _decoding(self, new: Features) -> IterableDataset | None:
-        """The rows under features that differ in what is decoded alone, so that files' bytes stay as they are."""
-
-        def silent(kind: Any) -> Any:
-            return replace(kind, decode=False) if hasattr(kind, "decode") else None
-
-        if self.features is None or list(new) != list(self.features) or new == self.features:
-            return None
-        if changed(new, silent) != changed(self.features, silent):
-            return None
-        node = self._node.decoding(new)
-        return None if node is None else self._like(node)
-
-    @verb
-    def cast_column(self, column: str, feature: Any) -> IterableDataset:
-        """One column as another kind."""
-        self._check([column])
-        one = Features({column: feature})
-        new = Features({**self.features, column: feature}) if self.features is not None else None
-        if new is not None and (decoding := self._decoding(new)) is not None:
-            return decoding
-
-        def cast(row: Row, _: int) -> Row:
-            return {**row, **one.decode_example(one.encode_example({column: row[column]}))}
-
-        return self._like(Applied(self._node, cast, new, False))
 
     @verb
     def with_format(self, type: str | None = None) -> IterableDataset:
@@ -515,6 +413,14 @@ class IterableDataset:
         return exporting.to_sql(Blocks(self), name, con, *args, **kwargs)
 
     push_to_hub = pushing.push_to_hub
+    decode = columns.decode
+    select_columns = columns.select_columns
+    remove_columns = columns.remove_columns
+    rename_column = columns.rename_column
+    rename_columns = columns.rename_columns
+    add_column = columns.add_column
+    cast = columns.cast
+    cast_column = columns.cast_column
     from_dict = classmethod(making.from_dict)
     from_list = classmethod(making.from_list)
     from_pandas = classmethod(making.from_pandas)
@@ -534,45 +440,6 @@ def from_dataset(dataset: Any, num_shards: int | None = 1) -> IterableDataset:
     made = IterableDataset(FromDataset(dataset, num_shards or 1), split=dataset.split)
     made._form = dataset._form
     return made
-
-
-def concatenate_iterables(
-    dsets: Sequence[IterableDataset], *, info: DatasetInfo | None = None, split: str | None = None, axis: int = 0
-) -> IterableDataset:
-    """Rows one stream after the other (axis 0), or columns side by side (axis 1)."""
-    from martlet.datasets.streams.combining import concatenated
-
-    node = concatenated([dataset._node for dataset in dsets], axis)
-    new = _shared(IterableDataset(node, split=split, info=info), dsets)
-    if all(dataset._form == dsets[0]._form for dataset in dsets):
-        new._form = dsets[0]._form
-    return new
-
-
-def interleave_iterables(
-    dsets: Sequence[IterableDataset],
-    probabilities: Sequence[float] | None = None,
-    *,
-    seed: int | None = None,
-    info: DatasetInfo | None = None,
-    split: str | None = None,
-    stopping_strategy: str = "first_exhausted",
-) -> IterableDataset:
-    """A row of each in turn, or drawn with probabilities, as Hugging Face's library draws them with the seed."""
-    from martlet.datasets.streams.combining import interleaved
-
-    node = interleaved([dataset._node for dataset in dsets], probabilities, seed, stopping_strategy)
-    return _shared(IterableDataset(node, split=split, info=info), dsets)
-
-
-def _shared(new: IterableDataset, dsets: Sequence[IterableDataset]) -> IterableDataset:
-    """The stream as the share of the rank that all it is made of are."""
-    shares = {(dataset._rank, dataset._world, dataset._strategy) for dataset in dsets}
-    if len(shares) > 1:
-        rule = "streams put together must be identically split_by_node, or not at all"
-        raise ArgumentError("streams", rule, found=f"{len(shares)} ways", remedy="Split what they are put together to.")
-    new._rank, new._world, new._strategy = shares.pop()
-    return new
 
 
 def _made(state: dict[str, Any]) -> IterableDataset:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from martlet.datasets.features import Features, aligned
+from martlet.datasets.info import DatasetInfo
+from martlet.datasets.iterable import IterableDataset
 from martlet.datasets.streams.node import Node
 from martlet.datasets.streams.numbered import Alternated, Beside
 from martlet.datasets.streams.opening import joined
@@ -12,6 +14,31 @@ from martlet.datasets.streams.unnumbered import Drawn, Zipped
 from martlet.errors import ArgumentError
 
 STOPPING = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
+
+
+def concatenate_iterables(
+    dsets: Sequence[IterableDataset], *, info: DatasetInfo | None = None, split: str | None = None, axis: int = 0
+) -> IterableDataset:
+    """Rows one stream after the other (axis 0), or columns side by side (axis 1)."""
+    node = concatenated([dataset._node for dataset in dsets], axis)
+    new = _shared(IterableDataset(node, split=split, info=info), dsets)
+    if all(dataset._form == dsets[0]._form for dataset in dsets):
+        new._form = dsets[0]._form
+    return new
+
+
+def interleave_iterables(
+    dsets: Sequence[IterableDataset],
+    probabilities: Sequence[float] | None = None,
+    *,
+    seed: int | None = None,
+    info: DatasetInfo | None = None,
+    split: str | None = None,
+    stopping_strategy: str = "first_exhausted",
+) -> IterableDataset:
+    """A row of each in turn, or drawn with probabilities, as Hugging Face's library draws them with the seed."""
+    node = interleaved([dataset._node for dataset in dsets], probabilities, seed, stopping_strategy)
+    return _shared(IterableDataset(node, split=split, info=info), dsets)
 
 
 def concatenated(nodes: Sequence[Node], axis: int) -> Node:
@@ -53,3 +80,13 @@ def interleaved(nodes: Sequence[Node], probabilities: Sequence[float] | None, se
 def _aligned(nodes: Sequence[Node]) -> Features | None:
     known = [node.features for node in nodes]
     return None if any(features is None for features in known) else aligned([f for f in known if f is not None])
+
+
+def _shared(new: IterableDataset, dsets: Sequence[IterableDataset]) -> IterableDataset:
+    """The stream as the share of the rank that all it is made of are."""
+    shares = {(dataset._rank, dataset._world, dataset._strategy) for dataset in dsets}
+    if len(shares) > 1:
+        rule = "streams put together must be identically split_by_node, or not at all"
+        raise ArgumentError("streams", rule, found=f"{len(shares)} ways", remedy="Split what they are put together to.")
+    new._rank, new._world, new._strategy = shares.pop()
+    return new

@@ -109,13 +109,26 @@ class Node:
         """The rows in Arrow; None if they pass through Python on their way."""
         return None
 
-    def shuffled(self, seed: int, buffer_size: int) -> Node:
+    def shuffled(self, seed: int, buffer_size: int, num_files: int) -> Node:
         """The step over shuffled rows, in the best way there is."""
-        from martlet.datasets.streams.shuffling import BlockShuffled, Shuffled
+        from martlet.datasets.streams.shuffling import BlockShuffled
 
-        if self.num_rows is not None:
-            return Shuffled(self, seed)
-        return BlockShuffled(self, seed, buffer_size)
+        mixed = self.mixed(seed, num_files)
+        return mixed if self.num_rows is not None else BlockShuffled(mixed, seed, buffer_size)
+
+    def mixed(self, seed: int, num_files: int) -> Node:
+        """The same rows before those of a buffer are shuffled: numbered ones permuted, files in an order of (seed,
+        epoch), `num_files` of them read in turn. Steps that count what comes before a row keep the order below them.
+        """
+        from martlet.datasets.streams.shuffling import Shuffled
+
+        return Shuffled(self, seed) if self.num_rows is not None else self
+
+    def over(self, children: list[Node]) -> Node:
+        """The same step over other steps."""
+        new = copy.copy(self)
+        new.__dict__.update({"_children": children} if "_children" in self.__dict__ else {"_child": children[0]})
+        return new
 
     def sharded(self, count: int, index: int, contiguous: bool) -> Node:
         """Part `index` of `count`: of numbered rows by number, else whole files where there are enough, or every so
@@ -137,8 +150,7 @@ class Node:
         children = [child.decoding(features) for child in self.children()] if self.passes else []
         if not children or None in children:
             return None
-        new = copy.copy(self)
-        new.__dict__.update({"_children": children} if "_children" in self.__dict__ else {"_child": children[0]})
+        new = self.over([child for child in children if child is not None])
         new.features = features
         return new
 

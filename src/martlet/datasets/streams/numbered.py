@@ -171,10 +171,15 @@ class Columns(Node):
     def start(self, state: Any, context: Context) -> Run:
         return Each(self._child.run(state, context), self.one)
 
-    def shuffled(self, seed: int, buffer_size: int) -> Node:
+    def shuffled(self, seed: int, buffer_size: int, num_files: int) -> Node:
         if self.num_rows is not None:
-            return super().shuffled(seed, buffer_size)
-        return Columns(self._child.shuffled(seed, buffer_size), self._names, self.features)
+            return super().shuffled(seed, buffer_size, num_files)
+        return self.over([self._child.shuffled(seed, buffer_size, num_files)])
+
+    def mixed(self, seed: int, num_files: int) -> Node:
+        if self.num_rows is not None:
+            return super().mixed(seed, num_files)
+        return self.over([self._child.mixed(seed, num_files)])
 
 
 class Applied(Node):
@@ -200,10 +205,15 @@ class Applied(Node):
             return Each(self._child.run(state, context), lambda row: self._call(row, 0))
         return Counted(self._child, self._call, state, context)
 
-    def shuffled(self, seed: int, buffer_size: int) -> Node:
+    def shuffled(self, seed: int, buffer_size: int, num_files: int) -> Node:
         if self.num_rows is not None or self._counts:
-            return super().shuffled(seed, buffer_size)
-        return Applied(self._child.shuffled(seed, buffer_size), self._call, self.features, False)
+            return super().shuffled(seed, buffer_size, num_files)
+        return self.over([self._child.shuffled(seed, buffer_size, num_files)])
+
+    def mixed(self, seed: int, num_files: int) -> Node:
+        if self.num_rows is not None or self._counts:
+            return super().mixed(seed, num_files)
+        return self.over([self._child.mixed(seed, num_files)])
 
 
 class Each(Run):

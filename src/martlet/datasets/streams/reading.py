@@ -17,6 +17,7 @@ from martlet.datasets.files import DataFile
 from martlet.datasets.sources.parquet import unreadable
 from martlet.datasets.sources.source import Restart, Source
 from martlet.datasets.streams.node import Context, Node, Positions, Row, Run, rows_of, shares
+from martlet.datasets.streams.shuffling import Mix
 from martlet.datasets.widen import fit_table, unify_schemas
 from martlet.errors import DataFileError
 
@@ -150,24 +151,38 @@ class Streamed(Node):
     def __init__(self, source: Source, files: Sequence[DataFile], features: Features | None) -> None:
         self._source, self._files, self.features = source, list(files), features
         self._asked = features
+        self._mix: Mix | None = None
         self.schema: pa.Schema | None = None
 
     @property
     def num_shards(self) -> int:
         return max(1, len(self._files))
 
-    @property
-    def splits(self) -> bool:  # type: ignore[override]
-        return False
+    splits = False
+
+    def mixed(self, seed: int, num_files: int) -> Node:
+        new = copy.copy(self)
+        new._mix = Mix(seed, num_files)
+        return new
 
     def run(self, state: Any, context: Context) -> Run:
         if context.count > 1 and len(self._files) >= context.count:
-            mine = list(range(context.index, len(self._files), context.count))
-            return StreamedRun(self, mine, state)
+            return self.start(state, context)
         return super().run(state, context)
 
     def start(self, state: Any, context: Context) -> Run:
-        return StreamedRun(self, list(range(len(self._files))), state)
+        if self._mix is not None:
+            return self._mix.run(len(self._files), self.after, state, context)
+        return StreamedRun(self, list(range(context.index, len(self._files), context.count)), state)
+
+    def after(self, number: int, skipped: int) -> Iterator[Row]:
+        """The rows of a file after the first so many."""
+        for table in self.tables(number):
+            if skipped >= table.num_rows:
+                skipped -= table.num_rows
+                continue
+            yield from rows_of(table.slice(skipped), self.features)
+            skipped = 0
 
     def decoding(self, features: Features) -> Node:
         new = copy.copy(self)
@@ -216,21 +231,13 @@ class StreamedRun(Run):
     def __next__(self) -> Row:
         while self._at < len(self._files):
             if self._rows is None:
-                self._rows = self._after(self._files[self._at], self._row)
+                self._rows = self._node.after(self._files[self._at], self._row)
             row = next(self._rows, None)
             if row is not None:
                 self._row += 1
                 return row
             self._at, self._row, self._rows = self._at + 1, 0, None
         raise StopIteration
-
-    def _after(self, number: int, skipped: int) -> Iterator[Row]:
-        for table in self._node.tables(number):
-            if skipped >= table.num_rows:
-                skipped -= table.num_rows
-                continue
-            yield from rows_of(table.slice(skipped), self._node.features)
-            skipped = 0
 
     def state(self) -> Any:
         return [self._at, self._row]
@@ -244,6 +251,7 @@ class Generated(Node):
 
     def __init__(self, generator: Callable[..., Any], gen_kwargs: dict[str, Any], features: Features | None) -> None:
         self._generator, self._kwargs, self.features = generator, gen_kwargs, features
+        self._mix: Mix | None = None
 
     @property
     def num_shards(self) -> int:
@@ -255,7 +263,19 @@ class Generated(Node):
     def sharded(self, count: int, index: int, contiguous: bool) -> Node:
         if self.num_shards < count:
             return super().sharded(count, index, contiguous)
-        return Generated(self._generator, self._shards(count, index, contiguous), self.features)
+        new = copy.copy(self)
+        new._kwargs = self._shards(count, index, contiguous)
+        return new
+
+    def mixed(self, seed: int, num_files: int) -> Node:
+        if self.num_shards < 2:
+            return self
+        new = copy.copy(self)
+        new._mix = Mix(seed, num_files)
+        return new
+
+    def _of_shard(self, number: int, skipped: int) -> Iterator[Row]:
+        return Passed(self._made(self._shards(self.num_shards, number, contiguous=False)), skipped, self.features)
 
     def _shards(self, count: int, index: int, contiguous: bool) -> dict[str, Any]:
         return {
@@ -267,12 +287,17 @@ class Generated(Node):
 
     def run(self, state: Any, context: Context) -> Run:
         if context.count > 1 and self.num_shards >= context.count:
-            mine = self._shards(context.count, context.index, contiguous=False)
-            return Passed(lambda: iter(self._generator(**mine)), state, self.features)
+            return self.start(state, context)
         return super().run(state, context)
 
     def start(self, state: Any, context: Context) -> Run:
-        return Passed(lambda: iter(self._generator(**self._kwargs)), state, self.features)
+        if self._mix is not None:
+            return self._mix.run(self.num_shards, self._of_shard, state, context)
+        mine = self._kwargs if context.count == 1 else self._shards(context.count, context.index, contiguous=False)
+        return Passed(self._made(mine), state, self.features)
+
+    def _made(self, kwargs: dict[str, Any]) -> Callable[[], Iterator[Any]]:
+        return lambda: iter(self._generator(**kwargs))
 
 
 class Passed(Run):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,11 @@ class BlockShuffled(Node):
     def children(self) -> list[Node]:
         return [self._child]
 
+    def sharded(self, count: int, index: int, contiguous: bool) -> Node:
+        if self.num_shards < count:
+            return super().sharded(count, index, contiguous)
+        return self.over([self._child.sharded(count, index, contiguous)])
+
     def start(self, state: Any, context: Context) -> Run:
         return _BlockRun(self._child, self._seed, self._size, state, context)
 
@@ -91,3 +97,57 @@ class _BlockRun(Run):
         if self._done >= len(self._rows):
             return [self._run.state(), self._block + bool(self._rows), 0]
         return [self._at, self._block, self._done]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How files are read under a shuffle: in an order of (seed, epoch), `width` of them in turn."""
+
+    seed: int
+    width: int
+
+    def run(self, num_files: int, opened: Callable[[int, int], Iterator[Row]], state: Any, context: Context) -> Run:
+        """Rows of `num_files` files; `opened(number, skipped)` gives the rows of one, after the first so many."""
+        order = Permutation(num_files, self.seed, context.epoch)
+        return _MixRun(order, range(context.index, num_files, context.count), self.width, opened, state)
+
+
+class _MixRun(Run):
+    """A row of each open file in turn; a file that ends makes room for the next.
+
+    The state is a place in the order and a row of each open file, the next place, and whose turn it is.
+    """
+
+    def __init__(
+        self, order: Permutation, places: range, width: int, opened: Callable[[int, int], Iterator[Row]], state: Any
+    ) -> None:
+        self._order, self._places, self._opened = order, places, opened
+        if state is None:
+            width = min(width, len(places))
+            state = [[[place, 0] for place in range(width)], width, 0]
+        self._lanes: list[list[int]] = [list(lane) for lane in state[0]]
+        self._next, self._turn = int(state[1]), int(state[2])
+        self._rows: list[Iterator[Row] | None] = [None] * len(self._lanes)
+
+    def __next__(self) -> Row:
+        while self._lanes:
+            lane = self._lanes[self._turn]
+            rows = self._rows[self._turn]
+            if rows is None:
+                rows = self._rows[self._turn] = self._opened(self._order.row(self._places[lane[0]]), lane[1])
+            row = next(rows, None)
+            if row is not None:
+                lane[1] += 1
+                self._turn = (self._turn + 1) % len(self._lanes)
+                return row
+            self._rows[self._turn] = None
+            if self._next < len(self._places):
+                lane[:] = [self._next, 0]
+                self._next += 1
+                continue
+            del self._lanes[self._turn], self._rows[self._turn]
+            self._turn = self._turn % len(self._lanes) if self._lanes else 0
+        raise StopIteration
+
+    def state(self) -> Any:
+        return [[list(lane) for lane in self._lanes], self._next, self._turn]

@@ -33,10 +33,13 @@ class Filtered(Node):
     def start(self, state: Any, context: Context) -> Run:
         return _FilteredRun(self._child, self._call, state, context)
 
-    def shuffled(self, seed: int, buffer_size: int) -> Node:
+    def shuffled(self, seed: int, buffer_size: int, num_files: int) -> Node:
         if self._counts:
-            return super().shuffled(seed, buffer_size)
-        return Filtered(self._child.shuffled(seed, buffer_size), self._call, False)
+            return super().shuffled(seed, buffer_size, num_files)
+        return self.over([self._child.shuffled(seed, buffer_size, num_files)])
+
+    def mixed(self, seed: int, num_files: int) -> Node:
+        return self if self._counts else self.over([self._child.mixed(seed, num_files)])
 
 
 class _FilteredRun(Run):
@@ -82,11 +85,13 @@ class Batched(Node):
     def start(self, state: Any, context: Context) -> Run:
         return _BatchedRun(self._child, self._call, self._size, self._drops_last, state, context)
 
-    def shuffled(self, seed: int, buffer_size: int) -> Node:
+    def shuffled(self, seed: int, buffer_size: int, num_files: int) -> Node:
         if self._counts:
-            return super().shuffled(seed, buffer_size)
-        below = self._child.shuffled(seed, buffer_size)
-        return Batched(below, self._call, self._size, self._drops_last, self.features, False)
+            return super().shuffled(seed, buffer_size, num_files)
+        return self.over([self._child.shuffled(seed, buffer_size, num_files)])
+
+    def mixed(self, seed: int, num_files: int) -> Node:
+        return self if self._counts else self.over([self._child.mixed(seed, num_files)])
 
 
 class _BatchedRun(Run):
@@ -185,8 +190,11 @@ class Repeated(Node):
     def start(self, state: Any, context: Context) -> Run:
         return _RepeatedRun(self._child, self._times, state, context)
 
-    def shuffled(self, seed: int, buffer_size: int) -> Node:
-        return Repeated(self._child.shuffled(seed, buffer_size), self._times)
+    def shuffled(self, seed: int, buffer_size: int, num_files: int) -> Node:
+        return self.over([self._child.shuffled(seed, buffer_size, num_files)])
+
+    def mixed(self, seed: int, num_files: int) -> Node:
+        return self.over([self._child.mixed(seed, num_files)])
 
 
 class _RepeatedRun(Run):
@@ -242,6 +250,9 @@ class Chained(Node):
     def children(self) -> list[Node]:
         return self._children
 
+    def mixed(self, seed: int, num_files: int) -> Node:
+        return self.over([child.mixed(seed + number, num_files) for number, child in enumerate(self._children)])
+
     def start(self, state: Any, context: Context) -> Run:
         return _ChainedRun(self._children, self.features, state, context)
 
@@ -286,6 +297,9 @@ class Drawn(Node):
 
     def children(self) -> list[Node]:
         return self._children
+
+    def mixed(self, seed: int, num_files: int) -> Node:
+        return self.over([child.mixed(seed + number, num_files) for number, child in enumerate(self._children)])
 
     def start(self, state: Any, context: Context) -> Run:
         return _DrawnRun(self, state, context)
