@@ -3,10 +3,11 @@
     python bench/generation.py FOLDER [--peer-python PATH] [--quick] [--out generation.json] [--only SECTIONS] [--huge]
 
 FOLDER holds SmolLM2-135M-Instruct.Q4_1.gguf; the other files are made beside it. Sections: formats, requests, start,
-hugging-face, lengths, batches, context, huge. Every number is a median of runs that alternate between the engines, and
-peers count with their better settings. What is measured is kept in --out and not measured again, so a run that was
-stopped goes on; --fresh forgets it. A section that its share of --minutes does not reach has fewer runs, at least one.
---pieces N measures N comparisons that are not there yet and ends, for a machine that is quiet for minutes only.
+hugging-face, others (CTranslate2 and OpenVINO), lengths, batches, context, huge. Every number is a median of runs that
+alternate between the engines, and peers count with their better settings. What is measured is kept in --out and not
+measured again, so a run that was stopped goes on; --fresh forgets it. A section that its share of --minutes does not
+reach has fewer runs, at least one. --pieces N measures N comparisons that are not there yet and ends, for a machine
+that is quiet for minutes only.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from variants import SMOLLM2, half_variant, seven_variant, smollm2_variant
+from variants import SMOLLM2, half_variant, seven_variant, smollm2_folder, smollm2_variant
 
 from martlet.bench.limits import find_work
 from martlet.bench.machine import Limits, Machine, find_machine, measure_limits
@@ -33,7 +34,7 @@ from martlet.bench.run import Engine, Load, Series, Worker, best_of, ratio, run_
 from martlet.checkpoint import open_checkpoint
 from martlet.formats.files import write_json
 
-SECTIONS = ("formats", "requests", "start", "hugging-face", "lengths", "batches", "context")
+SECTIONS = ("formats", "requests", "start", "hugging-face", "others", "lengths", "batches", "context")
 # Sixteen prompts of 16 to 256 tokens, 2,176 together.
 MIXED = (16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
 TARGETS = {  # decode and prefill, times llama.cpp
@@ -77,7 +78,10 @@ class Bench:
 
     @contextmanager
     def engines(self, path: Path, names: tuple[str, ...], context: int, rows: int) -> Iterator[tuple[dict, dict]]:
-        """Ours and the peers that are there, each in a process of its own, the model loaded; and ours' facts."""
+        """Ours and the peers that are there, each in a process of its own, the model loaded; and ours' facts.
+
+        A peer that cannot read `path` has the same model's folder, which CTranslate2 converts once.
+        """
         ours = Worker("martlet")
         started: dict[str, Engine] = {"martlet": ours}
         threads = self.machine.num_threads
@@ -90,7 +94,13 @@ class Bench:
                 if problem := why_absent(PEERS[name], python):
                     say(problem)
                     continue
-                more, problems = start_peer(PEERS[name], str(path), python, threads=threads, context=context, rows=rows)
+                model, options = path, {}
+                if PEERS[name].needs_folder:
+                    model = smollm2_folder(self.arguments.folder / SMOLLM2, self.arguments.folder)
+                    options = {"converted": str(self.arguments.folder / f"{model.name}.{name}")}
+                more, problems = start_peer(
+                    PEERS[name], str(model), python, threads=threads, context=context, rows=rows, **options
+                )
                 started |= more
                 for problem in problems:
                     say(problem)
@@ -130,6 +140,7 @@ def found(arch: Any, facts: dict, load: Load, series: dict[str, Series], limits:
         "share_of_peak": work.prefill_s(limits) / ours.median("first_token_s"),
         "bytes_per_step": work.step_bytes,
         "read_gb_s": limits.model_read.best / 1e9,
+        "each": {name: {of: one.median(of) for of in ("prefill", "decode", "job")} for name, one in series.items()},
     }
     for peer in PEERS:
         settings = [each for name, each in series.items() if name.startswith(peer)]
@@ -232,6 +243,26 @@ def hugging_face(bench: Bench) -> str:
             f"| 16 mixed, whole job | {pair(several, 'job', peer)} | {times(several, 'job', peer)} (10) |",
         ]
     )
+
+
+def others(bench: Bench) -> str:
+    """CTranslate2 has the weights from the folder, in float32 and in its own int8; OpenVINO reads the file itself."""
+    path = smollm2_variant(bench.arguments.folder / SMOLLM2, bench.arguments.folder, "Q8_0")
+    quick, peers = bench.arguments.quick, ("CTranslate2", "OpenVINO")
+    one = bench.compare("others one", path, Load((256,), 16) if quick else Load((512,), 64), 2, peers, 0.3)
+    batch = bench.compare("others batch", path, Load(MIXED, 8 if quick else 64), 1, peers, 0.4)
+    lines = [
+        "### CTranslate2 and OpenVINO, SmolLM2, ours in Q8_0\n",
+        "| tokens/s; ours is, times | decode | prefill | 16 mixed requests, whole job |",
+        "|---|---|---|---|",
+    ]
+    for name in one["each"]:
+        cells = []
+        for where, of in ((one, "decode"), (one, "prefill"), (batch, "job")):
+            found = where["each"].get(name, {}).get(of)
+            cells.append(f"{found:,.1f}, {quotient(where['martlet'][of], found)}" if found else "-")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def lengths(bench: Bench) -> str:
@@ -345,8 +376,8 @@ def main() -> None:
         raise SystemExit(f"{arguments.out} is of {results['settings']}, not {loads}: pass --fresh or another --out")
     bench = Bench(arguments, machine, results)
     sections = {
-        "formats": formats, "requests": requests, "start": start, "hugging-face": hugging_face, "lengths": lengths,
-        "batches": batches, "context": context, "huge": huge,
+        "formats": formats, "requests": requests, "start": start, "hugging-face": hugging_face, "others": others,
+        "lengths": lengths, "batches": batches, "context": context, "huge": huge,
     }  # fmt: skip
     wanted = arguments.only.split(",") if arguments.only else [*SECTIONS, *(["huge"] if arguments.huge else [])]
     print(describe(bench), flush=True)

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from martlet.auto import AutoModelForCausalLM
 from martlet.engine.encode import encode
 from martlet.formats import open_weights
 from martlet.formats.gguf_blocks import BLOCKS
 from martlet.formats.gguf_writer import save_gguf
 from martlet.formats.tensors import TensorInfo
 from martlet.quantization.retype import FILE_TYPES, QUANTIZATION_VERSION, retype_gguf
+from martlet.tokenizers.auto import AutoTokenizer
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -36,6 +38,15 @@ def smollm2_variant(source: Path, folder: Path, kind: str) -> Path:
             return head if info.name == "token_embd.weight" else kind
 
         retype_gguf(open_weights(source), path, kind_of)
+    return path
+
+
+def smollm2_folder(source: Path, folder: Path) -> Path:
+    """SmolLM2 as a Hugging Face folder in float32, with its tokenizer, for engines that read no GGUF."""
+    path = folder / "SmolLM2-135M-Instruct"
+    if not (path / "tokenizer.json").is_file():
+        AutoModelForCausalLM.from_pretrained(source).save_pretrained(path)
+        AutoTokenizer.from_pretrained(source).save_pretrained(path)
     return path
 
 

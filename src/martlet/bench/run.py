@@ -83,7 +83,8 @@ class Worker:
             self._process.communicate(timeout=10)
         except (subprocess.TimeoutExpired, ValueError, BrokenPipeError):
             self._process.kill()
-            self._process.wait()
+            with self._process:  # closes its pipes and waits
+                pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -70,6 +71,12 @@ class _Clock:
 
     def end(self) -> None:
         pass
+
+    def step(self, result: Any) -> bool:
+        """A callback for each new token, that ends nothing."""
+        if not self.first_s:
+            self.first_s = time.perf_counter()
+        return False
 
 
 class LlamaCpp:
@@ -216,11 +223,94 @@ class Transformers:
             return self.model(self.torch.tensor([ids])).logits[0].float().numpy()
 
 
+class CTranslate2:
+    """CTranslate2, through `generate_batch`; a Hugging Face folder is converted first, by its own converter."""
+
+    def load(self, model: str, threads: int, context: int, rows: int, options: dict[str, Any]) -> dict[str, Any]:
+        import ctranslate2 as library
+
+        self.scratch = tempfile.TemporaryDirectory()
+        path = options.get("converted") or os.path.join(self.scratch.name, "model")
+        if not os.path.isfile(os.path.join(path, "model.bin")):
+            from ctranslate2.converters import TransformersConverter
+
+            TransformersConverter(model).convert(path, force=True)
+        with open(os.path.join(path, "vocabulary.json"), encoding="utf-8") as file:
+            self.names = json.load(file)  # prompts are named tokens
+        self.model = library.Generator(
+            path, compute_type=options.get("compute_type", "int8"), inter_threads=1, intra_threads=threads
+        )
+        return {"version": library.__version__, "compute_type": self.model.compute_type}
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> float:
+        seen = _Clock()
+        began = time.perf_counter()
+        done = self.model.generate_batch(
+            [[self.names[token] for token in prompt] for prompt in prompts],
+            max_length=new_tokens,
+            min_length=new_tokens,
+            include_prompt_in_result=False,
+            sampling_topk=1,
+            callback=seen.step if len(prompts) == 1 else None,
+        )
+        _check_lengths([len(each.sequences_ids[0]) for each in done], new_tokens)
+        return seen.first_s - began if seen.first_s else 0.0
+
+    def logits(self, ids: list[int]) -> Any:
+        import numpy as np
+
+        return np.array(self.model.forward_batch([ids]), np.float32)[0]
+
+
+class OpenVino:
+    """OpenVINO GenAI, on the GGUF file itself or on a folder exported for it."""
+
+    def load(self, model: str, threads: int, context: int, rows: int, options: dict[str, Any]) -> dict[str, Any]:
+        import openvino
+        import openvino_genai
+
+        self.tensor, self.library = openvino.Tensor, openvino_genai
+        self.model = openvino_genai.LLMPipeline(
+            model,
+            "CPU",
+            ATTENTION_BACKEND=options.get("attention", "PA"),
+            PERFORMANCE_HINT="LATENCY",
+            INFERENCE_NUM_THREADS=threads,
+        )
+        return {"version": openvino_genai.__version__}
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> float:
+        import numpy as np
+
+        longest = max(map(len, prompts))
+        ids = np.array([[0] * (longest - len(prompt)) + prompt for prompt in prompts], np.int64)
+        mask = np.array([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], np.int64)
+        settings = self.library.GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True, do_sample=False)
+        done = self.model.generate(self.library.TokenizedInputs(self.tensor(ids), self.tensor(mask)), settings)
+        _check_lengths([len(each) for each in done.tokens], new_tokens)
+        return float(done.perf_metrics.get_ttft().mean) / 1e3 if len(prompts) == 1 else 0.0
+
+    def logits(self, ids: list[int]) -> Any:
+        raise NotImplementedError("OpenVINO GenAI does not hand out logits")
+
+
+def _check_lengths(found: list[int], new_tokens: int) -> None:
+    """A text that ended early would count as fast."""
+    if any(length != new_tokens for length in found):
+        raise RuntimeError(f"{new_tokens} new tokens were asked for in each row, and there are {found}")
+
+
 def _untyped(module: Any) -> Any:
     return module
 
 
-ENGINES = {"martlet": Martlet, "llama.cpp": LlamaCpp, "transformers": Transformers}
+ENGINES = {
+    "martlet": Martlet,
+    "llama.cpp": LlamaCpp,
+    "transformers": Transformers,
+    "CTranslate2": CTranslate2,
+    "OpenVINO": OpenVino,
+}
 
 
 def answer(engine: Any, asked: dict[str, Any]) -> dict[str, Any]:

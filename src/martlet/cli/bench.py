@@ -56,7 +56,9 @@ def build(parser: argparse.ArgumentParser) -> None:
         help="what divergence is from: torch in float32 on this model (default: MODEL; none: perplexity alone)",
     )
     group = parser.add_argument_group("beside others")
-    group.add_argument("--compare", metavar="NAMES", help="others to run in turn: llama.cpp, transformers")
+    group.add_argument(
+        "--compare", metavar="NAMES", help="others in turn: llama.cpp, transformers, CTranslate2, OpenVINO"
+    )
     group.add_argument("--peer-python", metavar="PATH", default=sys.executable, help="the interpreter that has them")
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="print one JSON object")
@@ -245,13 +247,14 @@ def _start_peers(
     said: Callable[[str], None],
 ) -> list[str]:
     """Puts the peers that can be had into `engines`; a line for each that cannot."""
-    from martlet.bench.peers import PEERS, start_peer, why_absent
+    from martlet.bench.peers import PEERS, start_peer, why_absent, why_unfit
 
     problems: list[str] = []
     for name in peers:
         peer = PEERS[name]
-        if peer.needs_gguf and not model.endswith(".gguf"):
-            problems.append(f"{name} is left out: it reads GGUF files alone")
+        unfit = why_unfit(peer, model, wants_logits=bool(arguments.text))
+        if unfit:
+            problems.append(unfit)
             continue
         absent = why_absent(peer, arguments.peer_python)
         if absent:
