@@ -39,7 +39,7 @@ CALLS = {
     "other columns within a batch": (
         lambda: DS.map(lambda row: {"b": 1} if row["a"] < 500 else {"c": 1})[0],
         MapError,
-        r"\['c'\] in row 500",
+        r"no 'b' in row 500",
     ),
     "None for some rows": (
         lambda: DS.map(lambda row: None if row["a"] < 5 else {"b": 1})[0],

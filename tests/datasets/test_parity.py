@@ -78,7 +78,69 @@ def in_place(row: Any) -> Any:
     return row
 
 
+def some_rows(row: Any) -> Any:
+    return {"score": -1.0} if row["flag"] else {}
+
+
+def own_or_other(row: Any) -> Any:
+    row["score"] = row["id"] / 2
+    return row if row["flag"] else {"text": "x"}
+
+
+def written_and_other(row: Any) -> Any:
+    row["text"], row["new"] = str(row["text"]).upper(), row["id"]
+    return {"n": len(row["text"])}
+
+
+def written_by_or(row: Any) -> Any:
+    row |= {"n": row["id"], "score": 0.5}
+    return row
+
+
+def taken_out(row: Any) -> Any:
+    del row["meta"]
+    row["number"] = row.pop("id")
+    return row
+
+
+def written_batch(rows: Any) -> Any:
+    rows["text"] = [str(text).upper() for text in rows["text"]]
+    return {"n": [len(text) for text in rows["text"]]}
+
+
+def taken_out_of_batch(rows: Any) -> Any:
+    rows["number"] = rows.pop("id")
+    return {"n": rows.pop("score")}
+
+
+def messages(row: Any) -> Any:
+    turns = [{"role": "user", "content": row["text"]}, {"role": "assistant", "calls": [{"name": "f", "n": row["id"]}]}]
+    return {"messages": turns, "same": [{"a": 1, "b": None}, {"a": 2, "b": {"c": 1}}], "any": [1, "x", None]}
+
+
 CALLS: dict[str, Callable[[Any], Any]] = {
+    "map of no rows": lambda ds: ds.select([]).map(lambda row: {"n": 1}, remove_columns=["id", "meta"]),
+    "map some rows": lambda ds: ds.map(some_rows),
+    "map own or other": lambda ds: ds.map(own_or_other),
+    "map written and other": lambda ds: ds.map(written_and_other),
+    "map written by or": lambda ds: ds.map(written_by_or),
+    "map written and removed": lambda ds: ds.map(written_and_other, remove_columns=["text", "meta"]),
+    "map taken out": lambda ds: ds.map(taken_out),
+    "map all taken out": lambda ds: ds.map(lambda row: {"n": sorted(row.popitem()[0] for _ in range(len(row)))}),
+    "map taken out of whole rows": lambda ds: ds.select_columns(["id", "text"]).map(
+        lambda row: {"n": (row["text"], row.pop("id"))[1]}
+    ),
+    "map written batch": lambda ds: ds.map(written_batch, batched=True, batch_size=7),
+    "map taken out of batch": lambda ds: ds.map(taken_out_of_batch, batched=True, batch_size=7),
+    "map written and removed batch": lambda ds: ds.map(written_batch, batched=True, remove_columns=["text", "id"]),
+    "map to a table": lambda ds: ds.map(lambda row: pa.table({"n": [row["id"]], "id": ["x"]}), remove_columns="id"),
+    "map to a frame": lambda ds: ds.map(lambda rows: pd.DataFrame({"n": rows["id"][:3]}), batched=True, batch_size=6),
+    "map to messages": lambda ds: ds.map(messages),
+    "map to messages in batches": lambda ds: ds.map(
+        lambda rows: {"m": [{"k" + str(i % 2): i} for i in rows["id"]], "e": [{} for _ in rows["id"]]},
+        batched=True,
+        batch_size=3,
+    ),
     "map": lambda ds: ds.map(lambda row: {"n": row["id"] * 2, "text": "x"}),
     "map whole row": lambda ds: ds.map(lambda row: {**row, "n": row["id"]}),
     "map in place": lambda ds: ds.map(in_place),

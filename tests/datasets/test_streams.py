@@ -286,6 +286,17 @@ def test_errors(folder, tmp_path):
         list(late)
 
 
+def test_a_row_of_a_stream_that_is_handed_back_loses_what_is_removed():
+    def wider(rows):
+        rows["n"] = rows["id"]
+        return rows
+
+    ds = IterableDataset.from_list([{"id": 1, "text": "a"}, {"id": 2, "text": "b"}])
+    assert list(ds.map(wider, remove_columns="id")) == [{"text": "a", "n": 1}, {"text": "b", "n": 2}]
+    assert list(ds.map(wider, batched=True, remove_columns="id")) == [{"text": "a", "n": 1}, {"text": "b", "n": 2}]
+    assert list(ds.map(lambda row: {**row}, remove_columns="id")) == list(ds)
+
+
 EPOCH = """
 import json, os, sys
 from martlet.datasets import load_dataset

@@ -12,6 +12,8 @@ import pyarrow as pa
 from martlet.datasets.features import arrow_field, encode, is_null, kind_of
 from martlet.datasets.image import Image
 from martlet.datasets.kinds import ArrayXD, ClassLabel, Json, LargeList, List, Value, walk
+from martlet.datasets.mixed import encode_at, first_leaf, mixed_values
+from martlet.datasets.widen import Path
 from martlet.errors import ArgumentError, FeatureError
 
 # What tokenizers give fits in less than 64 bits, and is kept so, as Hugging Face keeps it.
@@ -77,11 +79,14 @@ def inferred(
     picture = next((value for value in values if value is not None), None)
     if "PIL" in sys.modules and type(picture).__module__.split(".")[0] == "PIL":
         return array_of(values, Image(), name), Image()
+    takes_any = on_mixed_types == "use_json"
+    if takes_any and isinstance(first_leaf(values), dict) and (paths := mixed_values(values, by_keys=True)):
+        return _partly_json(values, paths, name)
     try:
         array = pa.array(values)
     except (*_MISFIT, pa.ArrowException) as problem:
-        if on_mixed_types == "use_json":
-            return array_of(values, Json(), name), Json()
+        if takes_any:
+            return _partly_json(values, mixed_values(values, by_keys=False) or [()], name)
         raise FeatureError(
             f"column {name!r}",
             "needs values of one type",
@@ -95,6 +100,30 @@ def inferred(
         kind = _renamed(kind, NARROW[name])
         array = array.cast(arrow_field(name, kind).type)
     return plain_array(array), kind
+
+
+def _partly_json(values: list[Any], paths: list[Path], name: str) -> tuple[pa.Array, Any]:
+    """Values of which those at the paths are Json, and the others what they imply."""
+    texts = values
+    for path in paths:
+        texts = [encode_at(value, path, Json().encode_example) for value in texts]
+    try:
+        kind = kind_of(pa.field(name, pa.array(texts).type))
+    except (*_MISFIT, pa.ArrowException):
+        return array_of(values, Json(), name), Json()
+    for path in paths:
+        kind = _json_at(kind, path)
+    return pa.array(texts, arrow_field(name, kind).type), kind
+
+
+def _json_at(kind: Any, path: Path) -> Any:
+    if not path:
+        return Json()
+    if isinstance(kind, List):
+        return List(_json_at(kind.feature, path[1:]), length=kind.length)
+    if isinstance(kind, dict):
+        return {name: _json_at(sub, path[1:]) if name == path[0] else sub for name, sub in kind.items()}
+    return kind  # nothing but nulls
 
 
 def _dtype_of_scalars(values: Any) -> np.dtype[Any] | None:

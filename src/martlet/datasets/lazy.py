@@ -18,7 +18,7 @@ class LazyRow(dict[str, Any]):
     __slots__ = ("at", "block", "written")
     block: Any
     at: int
-    written: set[str]  # only there once something was written
+    written: set[str]  # columns that were written or taken out; only there once there are some
 
     def fill(self) -> None:
         """Reads the columns that are not there yet, keeping the columns' order."""
@@ -38,11 +38,14 @@ class LazyRow(dict[str, Any]):
                 return dict.__getitem__(self, key)
         raise KeyError(key)
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def _touch(self, key: str) -> None:
         try:
             self.written.add(key)
         except AttributeError:
             self.written = {key}
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._touch(key)
         dict.__setitem__(self, key, value)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
@@ -56,19 +59,36 @@ class LazyRow(dict[str, Any]):
             self[key] = default
         return self[key]
 
+    def __ior__(self, other: Any) -> LazyRow:  # type: ignore[override]
+        self.update(other)
+        return self
+
     def __delitem__(self, key: str) -> None:
         self.fill()
         dict.__delitem__(self, key)
+        self._touch(key)
 
     def pop(self, key: str, default: Any = _ABSENT) -> Any:
         """As a dict's."""
         self.fill()
-        return dict.pop(self, key) if default is _ABSENT else dict.pop(self, key, default)
+        if key not in self:
+            if default is _ABSENT:
+                raise KeyError(key)
+            return default
+        self._touch(key)
+        return dict.pop(self, key)
 
     def popitem(self) -> tuple[str, Any]:
         """As a dict's."""
         self.fill()
-        return dict.popitem(self)
+        key, value = dict.popitem(self)
+        self._touch(key)
+        return key, value
+
+    def clear(self) -> None:
+        """As a dict's."""
+        for key in list(self):
+            del self[key]
 
     def get(self, key: str, default: Any = None) -> Any:
         """As a dict's."""
@@ -131,7 +151,7 @@ class LazyRow(dict[str, Any]):
 
 
 class LazyBatch(MutableMapping[str, Any]):
-    """A batch: columns as lists, each read when asked for. Writing is remembered."""
+    """A batch: columns as lists, each read when asked for. Writing and taking out are remembered."""
 
     def __init__(self, names: list[str], read: Callable[[str], Any]) -> None:
         self.data: dict[str, Any] = dict.fromkeys(names, _ABSENT)
@@ -150,6 +170,7 @@ class LazyBatch(MutableMapping[str, Any]):
 
     def __delitem__(self, key: str) -> None:
         del self.data[key]
+        self.written.add(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.data)

@@ -121,7 +121,7 @@ def from_generator(
     split: str | None = "train",
     fingerprint: str | None = None,
     *,
-    on_mixed_types: str | None = None,
+    on_mixed_types: str | None = "use_json",
     cache: bool = True,
 ) -> Dataset:
     """The rows that a generator function yields, written to the cache as they come; made again if its code changes.

@@ -205,8 +205,8 @@ def _function(
 ) -> tuple[Any, bool]:
     """The function as a step calls it, with its key, and whether it can be run later."""
     from martlet.datasets.cache import is_caching_enabled
+    from martlet.datasets.calls import Function
     from martlet.datasets.stage import Pending
-    from martlet.datasets.steps import Function
 
     if not callable(function):
         raise ArgumentError(f"{verb_name}()", "needs a function", found=type(function).__name__)

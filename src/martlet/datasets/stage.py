@@ -21,17 +21,18 @@ import numpy as np
 import pyarrow as pa
 
 from martlet.datasets import cache
+from martlet.datasets.calls import Block
 from martlet.datasets.features import Features
 from martlet.datasets.outputs import joined
 from martlet.datasets.runner import LocalProcesses, Runner, ThisProcess
 from martlet.datasets.selection import Over, Picks, Repeated, Selection, Span, Stacked, compose, positions, span_of
-from martlet.datasets.steps import Block, Chain, CountChanged, FilterStep, MapStep, Step, group_of, masked
+from martlet.datasets.steps import Chain, CountChanged, FilterStep, MapStep, Step, group_of, masked
 from martlet.datasets.stored import Stored, digest
 from martlet.datasets.tables import open_arrow
 from martlet.errors import CacheError, MapError
 
 MOST_PARTS = 64  # a part is what a worker takes at a time, and what a killed run need not do again
-LAYOUT = 1  # of the cache; part of every key
+LAYOUT = 2  # of the cache; part of every key
 LARGEST_GROUP = 1 << 20
 
 
@@ -464,8 +465,10 @@ def probed_names(
     """
     total = len(source) if selection is None else len(selection)
     last = steps[-1]
-    if not total or not isinstance(last, MapStep):
+    if not isinstance(last, MapStep):
         return names
+    if not total:  # no row tells more than what is taken away
+        return None if names is None or last.features is not None else [n for n in names if n not in last.removed]
     group = max((group_of(step) or total) for step in steps)
     few = min(total, group if last.drop_last else min(group, 8))
     for count in (few, min(total, group)):

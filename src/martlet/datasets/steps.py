@@ -2,177 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from martlet.datasets.dataset import Dataset
+from martlet.datasets.calls import BatchCalls, Block, Function, RowCalls
 from martlet.datasets.features import Features
-from martlet.datasets.formatting import PLAIN, Format, python_lists
 from martlet.datasets.kinds import Json, LargeList, List
-from martlet.datasets.lazy import LazyBatch, LazyRow, named_columns
+from martlet.datasets.lazy import LazyBatch
 from martlet.datasets.outputs import Kinds, cast_table, columns_of, joined, rows_as_columns
 from martlet.datasets.selection import Positions
 from martlet.datasets.stored import Stored, digest
-from martlet.datasets.tables import Rows, dict_maker
 from martlet.errors import MapError
-
-ASYNC_CALLS = 1000  # coroutines of one block that run at a time
-
-
-@dataclass(frozen=True)
-class Function:
-    """A function and how it is called, shared by map and filter."""
-
-    call: Callable[..., Any] = field(repr=False)
-    batched: bool = False
-    batch_size: int | None = 1000  # None: all rows
-    with_indices: bool = False
-    with_rank: bool = False
-    inputs: tuple[str, ...] | None = None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    form: Format = PLAIN
-    key: str = ""  # of the function, its arguments and its closure; "" where no key is needed
-
-    @property
-    def name(self) -> str:
-        """What errors and plans call it."""
-        return getattr(self.call, "__qualname__", None) or type(self.call).__name__
-
-    @property
-    def group(self) -> int | None:
-        """Rows that must come together: 1 for a function of a row, None for all."""
-        return self.batch_size if self.batched else 1
-
-    def words(self) -> str:
-        """Key of how it is called."""
-        form = (self.form.kind, self.form.columns, self.form.with_all, sorted(self.form.options.items(), key=str))
-        return repr((self.batched, self.group, self.with_indices, self.with_rank, self.inputs, form))
-
-    def __call__(self, given: Any, at: Any, rank: int) -> Any:
-        """Calls it: `given` is a row, a batch, or a tuple of the columns in `inputs`."""
-        args = given if self.inputs is not None else (given,)
-        if self.with_indices:
-            args = (*args, at)
-        if self.with_rank:
-            args = (*args, rank)
-        return self.call(*args, **self.kwargs)
-
-
-class Block:
-    """Neighbouring rows of a step's input: a table, and the number of the first row."""
-
-    def __init__(self, table: pa.Table, features: Features, first: int) -> None:
-        self.table, self.features, self.first = table, features, first
-        self.rows = Rows(table)
-        self.names: list[str] = table.column_names
-        self.filled = 0
-
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def lists(self, names: list[str], begin: int, end: int) -> list[list[Any]]:
-        """Columns as Python sees them."""
-        columns = [self.names.index(name) for name in names]
-        return python_lists(self.rows.span(begin, end, columns), names, self.features)
-
-    def whole_row(self, at: int) -> dict[str, Any]:
-        """A row with all its columns."""
-        self.filled += 1
-        values = self.rows.one(at, range(len(self.names)))
-        return self.features.decode_example(dict(zip(self.names, values, strict=True)))
-
-    def dataset(self, form: Format) -> Dataset:
-        """The block as a dataset in a format."""
-        new = Dataset(Stored(self.table, self.features))
-        new._form = form
-        return new
-
-
-class RowCalls:
-    """Calls of a function of one row. The columns it names are read ahead, all of them if it looks at all."""
-
-    def __init__(self, function: Function, names: list[str]) -> None:
-        self.function = function
-        self.is_async = inspect.iscoroutinefunction(function.call)
-        self.plain: list[Any] | None = None  # the rows of the last call, where all of each was read ahead
-        self.ahead = list(function.inputs) if function.inputs is not None else named_columns(function.call, names)
-
-    def given(self, block: Block) -> Iterable[Any]:
-        """What the function is given, row by row."""
-        function = self.function
-        if function.form.kind is not None:
-            rows = block.dataset(function.form)
-            return rows if function.inputs is None else (tuple(row[name] for name in function.inputs) for row in rows)
-        lists = block.lists(self.ahead, 0, len(block))
-        if function.inputs is not None:
-            return zip(*lists, strict=True) if lists else (() for _ in range(len(block)))
-        if len(self.ahead) == len(block.names):
-            return dict_maker(tuple(block.names))([lists[self.ahead.index(name)] for name in block.names])
-        return self._lazy_rows(block, dict_maker(tuple(self.ahead))(lists) if lists else [{}] * len(block))
-
-    def _lazy_rows(self, block: Block, plain: list[dict[str, Any]]) -> Iterable[LazyRow]:
-        for at, values in enumerate(plain):
-            row = LazyRow(values)
-            row.block, row.at = block, at
-            yield row
-
-    def __call__(self, block: Block, rank: int) -> list[Any]:
-        """What the function returns, row by row."""
-        function, given = self.function, self.given(block)
-        self.plain = given if isinstance(given, list) and function.inputs is None else None
-        if self.is_async:
-            out: list[Any] = asyncio.run(self._gathered(block, given, rank))
-        elif not function.with_indices and not function.with_rank and function.inputs is None:
-            call, kwargs = function.call, function.kwargs
-            out = [call(row, **kwargs) for row in given] if kwargs else [call(row) for row in given]
-        else:
-            out = [function(row, at, rank) for at, row in enumerate(given, block.first)]
-        if block.filled * 2 > len(block) and function.inputs is None and function.form.kind is None:
-            self.ahead = list(block.names)
-        return out
-
-    async def _gathered(self, block: Block, given: Iterable[Any], rank: int) -> list[Any]:
-        gate = asyncio.Semaphore(ASYNC_CALLS)
-
-        async def one(row: Any, at: int) -> Any:
-            async with gate:
-                return await self.function(row, at, rank)
-
-        return list(await asyncio.gather(*(one(row, at) for at, row in enumerate(given, block.first))))
-
-
-class BatchCalls:
-    """Calls of a function of a batch."""
-
-    def __init__(self, function: Function) -> None:
-        self.function = function
-        self.is_async = inspect.iscoroutinefunction(function.call)
-
-    def given(self, block: Block) -> Any:
-        """What the function is given."""
-        function = self.function
-        form = function.form
-        if form.kind in ("arrow", "pandas", "polars", "custom"):
-            batch = block.dataset(form)[:]
-        elif form.kind is not None:
-            whole = block.dataset(form)
-            names = whole._named(form)[0]
-            batch = LazyBatch(names, lambda name: whole._column_at(name, slice(None)))
-        else:
-            batch = LazyBatch(block.names, lambda name: block.lists([name], 0, len(block))[0])
-        return batch if function.inputs is None else tuple(batch[name] for name in function.inputs)
-
-    def __call__(self, given: Any, block: Block, rank: int) -> Any:
-        """What the function returns."""
-        indices = list(range(block.first, block.first + len(block)))
-        output = self.function(given, indices, rank)
-        return asyncio.run(output) if self.is_async else output
 
 
 @dataclass(frozen=True)
@@ -217,11 +62,6 @@ class MapStep:
         return _MapWork(self, features)
 
 
-def without(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The row but for some columns."""
-    return {name: value for name, value in row.items() if name not in names}
-
-
 class _MapWork:
     def __init__(self, step: MapStep, features: Features) -> None:
         self.step, self.features = step, features
@@ -232,14 +72,15 @@ class _MapWork:
 
     def __call__(self, block: Block, rank: int, where: str) -> tuple[pa.Table, Features] | None:
         """The block's result; None where the function is for its side effects (it returned None)."""
-        columns = (
-            self._of_batch(block, rank, where) if self.step.function.batched else self._of_rows(block, rank, where)
-        )
-        if columns is None:
+        made = self._of_batch(block, rank, where) if self.step.function.batched else self._of_rows(block, rank, where)
+        if made is None:
             return block.table, block.features
-        kept = {name: block.table.column(name) for name in block.names if name not in self.step.removed}
+        columns, gone = made
+        stays = [] if gone is None else [name for name in block.names if name not in gone]
+        kept = {name: block.table.column(name) for name in stays}
         unordered = {**kept, **columns}
-        order = [name for name in block.names if name in unordered] + [n for n in unordered if n not in block.names]
+        before = [] if gone is None else [name for name in block.names if name in unordered]
+        order = before + [name for name in unordered if name not in before]
         if self.step.features is not None:
             order = [name for name in self.step.features if name in unordered] + [
                 n for n in order if n not in self.step.features
@@ -268,33 +109,95 @@ class _MapWork:
             raise MapError(where, "the columns that the function returns must be equally long", found=found)
         return pa.Table.from_arrays(arrays, schema=features.arrow_schema), features
 
-    def _of_rows(self, block: Block, rank: int, where: str) -> dict[str, Any] | None:
-        rows, removed = self.calls(block, rank), self.step.removed
-        if removed and self.calls.plain is not None:
-            # a row that is handed back is what stays of it
-            rows = [
-                without(row, removed) if row is own else row for row, own in zip(rows, self.calls.plain, strict=True)
-            ]
-        if not any(isinstance(row, LazyRow) for row in rows):
-            return rows_as_columns(rows, where, block.first)
-        changeable = {name for name, kind in block.features.items() if isinstance(kind, dict | List | LargeList | Json)}
-        written: set[str] = set()
-        for row in rows:
-            written.update(getattr(row, "written", ()))
-        names = [name for name in block.names if name in written or (name in changeable and name in self.calls.ahead)]
-        order: list[str] = [name for row in rows if isinstance(row, LazyRow) for name in row if name in written]
-        names += [name for name in dict.fromkeys(order) if name not in block.names]
-        names = [name for name in names if name not in removed]
-        rows = [{name: row[name] for name in names if name in row} if isinstance(row, LazyRow) else row for row in rows]
-        return rows_as_columns(rows, where, block.first) if names else {}
+    def _of_rows(self, block: Block, rank: int, where: str) -> Made | None:
+        rows = self.calls(block, rank)
+        first = next((row for row in rows if row is not None), None)
+        if first is not None and not isinstance(first, Mapping):  # tables are rows as they shall be
+            columns = rows_as_columns(rows, where, block.first)
+            return None if columns is None else (columns, None)
+        removed, given = set(self.step.removed), self.calls.rows
+        touched = self.calls.touched(block) if given is not None else []
+        if given is not None and first is not None and (touched or _are_uneven(rows, given)):
+            return self._merged(rows, given, touched, block, where)
+        columns = rows_as_columns(rows, where, block.first)
+        return None if columns is None else (columns, removed)
 
-    def _of_batch(self, block: Block, rank: int, where: str) -> dict[str, Any] | None:
+    def _merged(
+        self, rows: list[Any], given: list[dict[str, Any]], touched: list[str], block: Block, where: str
+    ) -> Made:
+        """What was returned over what was given: a row that is handed back is what has become of it, a column that a
+        row does not return is as it was, and one that was taken out is gone.
+        """
+        removed = set(self.step.removed)
+        own = [row is before for row, before in zip(rows, given, strict=True)]
+        returned = [{} if is_own else row for row, is_own in zip(rows, own, strict=True)]
+        for number, row in enumerate(returned, block.first):
+            if not isinstance(row, Mapping):
+                rule = "the function returned None for some rows and a dict for others"
+                raise MapError(where, rule, found=f"{type(row).__name__} in row {number}")
+        names = dict.fromkeys(name for name in touched if name not in removed)
+        if any(own):  # what is in a column may have been changed in place
+            names.update(
+                (name, None)
+                for name, kind in block.features.items()
+                if isinstance(kind, dict | List | LargeList | Json) and name in self.calls.ahead and name not in removed
+            )
+        names.update(dict.fromkeys(name for row in returned for name in row))
+        columns: dict[str, list[Any]] = {}
+        taken_out: set[str] = set()
+        for name in names:
+            stays = name not in removed
+            values = [
+                row[name] if name in row else before[name] if stays and name in before else _NOTHING
+                for row, before in zip(returned, given, strict=True)
+            ]
+            lacking = [number for number, value in enumerate(values) if value is _NOTHING]
+            if not lacking:
+                columns[name] = values
+            elif len(lacking) == len(values):
+                taken_out.add(name)
+            else:
+                remedy = f"Return {name!r} for every row, None where it has no value."
+                rule = "the function must return the same columns for all rows"
+                raise MapError(where, rule, found=f"no {name!r} in row {block.first + lacking[0]}", remedy=remedy)
+        return columns, removed | taken_out
+
+    def _of_batch(self, block: Block, rank: int, where: str) -> Made | None:
         given = self.calls.given(block)
         output = self.calls(given, block, rank)
+        removed = set(self.step.removed)
         if isinstance(output, LazyBatch):
-            stays = output.looked_at() - set(self.step.removed)
-            output = {name: output[name] for name in output if name in stays}
-        return columns_of(output, where)
+            stays = output.looked_at() - removed
+            output, returned = {name: output[name] for name in output if name in stays}, output
+        else:
+            returned = None
+        columns = columns_of(output, where)
+        if columns is None:
+            return None
+        if not isinstance(output, Mapping):  # tables are rows as they shall be
+            return columns, None
+        if not isinstance(given, LazyBatch) or self.step.function.form.kind is not None:
+            return columns, removed
+        taken_out = {name for name in given.written if name not in given}
+        if returned is None and (written := given.written - removed - taken_out):
+            columns = {**(columns_of({name: given[name] for name in sorted(written)}, where) or {}), **columns}
+        return columns, removed | taken_out
+
+
+# new columns, and which of the old ones do not stay: None for all of them, and their order
+Made = tuple[dict[str, Any], set[str] | None]
+_NOTHING = object()
+
+
+def _are_uneven(rows: list[Any], given: list[dict[str, Any]]) -> bool:
+    """Whether a row is handed back as it was given, or rows have different keys."""
+    if any(map(is_, rows, given)):
+        return True
+    first = rows[0]
+    if not isinstance(first, Mapping):
+        return True
+    keys, width = first.keys(), len(first)
+    return any(not isinstance(row, Mapping) or len(row) != width or row.keys() != keys for row in rows)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from martlet.datasets.files import DataFile
+from martlet.datasets.mixed import encode_paths, mixed_paths, mixed_structs, with_json
 from martlet.datasets.sources.lines import BLOCK_BYTES, Block, blocks, in_order, line_number
-from martlet.datasets.sources.mixed import encode_paths, mixed_paths, mixed_structs, with_json
 from martlet.datasets.sources.source import Restart, Source, broken
 from martlet.datasets.widen import JSON, Path, spelled
 from martlet.errors import ArgumentError, DataFileError

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from martlet.datasets.files import DataFile
-from martlet.datasets.sources.mixed import mixed_paths
+from martlet.datasets.mixed import mixed_paths
 from martlet.datasets.sources.source import Source
 from martlet.errors import ArgumentError, DataFileError, MissingDependencyError
 

@@ -16,8 +16,8 @@ from martlet.datasets.audio import Audio
 from martlet.datasets.features import Features
 from martlet.datasets.files import DataFile, tar_members
 from martlet.datasets.image import Image
+from martlet.datasets.mixed import mixed_paths
 from martlet.datasets.sources.media import AUDIO, IMAGES
-from martlet.datasets.sources.mixed import mixed_paths
 from martlet.datasets.sources.source import Source, broken
 from martlet.errors import DataFileError, MissingDependencyError
 

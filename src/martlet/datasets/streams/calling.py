@@ -67,9 +67,12 @@ def shaped(rows: list[Row] | Columns, features: Features | None, form: Format, i
 
 def of_row(call: Callable[[Any, Any], Any], removed: list[str], features: Features | None) -> Callable[[Row, int], Row]:
     def applied(row: Row, number: int) -> Row:
-        made = call(dict(row), number)
+        given = dict(row)
+        made = call(given, number)
         if made is None:
             made = row
+        elif made is given:  # a row that is handed back is what stays of it
+            made = without(given, removed)
         if not isinstance(made, Mapping) and hasattr(made, "columns"):  # of a stream of tables
             columns = columns_of(made, "map") or {}
             if any(len(values) != 1 for values in columns.values()):
@@ -93,9 +96,12 @@ def of_batch(
 
     def applied(columns: Columns, first: int) -> Columns:
         size = len(next(iter(columns.values()), []))
-        made = call(dict(columns), list(range(first, first + size)))
+        given = dict(columns)
+        made = call(given, list(range(first, first + size)))
         if made is None:
             made = columns
+        elif made is given:
+            made = without(given, removed)
         if not isinstance(made, Mapping) and hasattr(made, "columns"):
             tables = columns_of(made, "map") or {}
             columns = {} if is_of_tables else columns

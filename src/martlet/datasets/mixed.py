@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,9 @@ def _kind(value: Any) -> str:
         return "bool"
     if isinstance(value, (int, float)):
         return "number"
-    return "text" if isinstance(value, str) else "list" if isinstance(value, list) else "object"
+    if isinstance(value, str):
+        return "text"
+    return "list" if isinstance(value, (list, tuple)) else "object" if isinstance(value, dict) else type(value).__name__
 
 
 def _walk(values: list[Any], path: Path, found: list[Path], by_keys: bool) -> None:
@@ -32,7 +35,7 @@ def _walk(values: list[Any], path: Path, found: list[Path], by_keys: bool) -> No
         _walk([item for value in values for item in value], (*path, 0), found, by_keys)
     elif kind == "object":
         first = values[0].keys()
-        if by_keys and path and (not first or any(value.keys() != first for value in values)):
+        if by_keys and (not first or any(value.keys() != first for value in values)):
             found.append(path)
             return
         for key in dict.fromkeys(key for value in values for key in value):
@@ -49,27 +52,51 @@ def mixed_paths(rows: list[dict[str, Any]]) -> list[Path]:
 def mixed_structs(rows: list[dict[str, Any]]) -> list[Path]:
     """Fields below the top that hold objects of different keys, or empty ones: maps rather than records."""
     found: list[Path] = []
-    _walk(rows, (), found, by_keys=True)
-    return [path for path in found if path]
+    for key in dict.fromkeys(key for row in rows for key in row):
+        _walk([row[key] for row in rows if key in row], (key,), found, by_keys=True)
+    return found
+
+
+def mixed_values(values: list[Any], *, by_keys: bool) -> list[Path]:
+    """Where in the values of a column, () for all of each, are values of different types; `by_keys` objects of
+    different keys, or objects and lists among others.
+    """
+    found: list[Path] = []
+    _walk(values, (), found, by_keys)
+    return found
+
+
+def first_leaf(values: list[Any] | tuple[Any, ...]) -> Any:
+    """The first value that is neither null nor a list, at any depth of lists."""
+    for value in values:
+        leaf = first_leaf(value) if isinstance(value, (list, tuple)) else value
+        if leaf is not None:
+            return leaf
+    return None
 
 
 def encode_paths(row: Any, paths: tuple[Path, ...]) -> Any:
     """The row with the value at each path as JSON text; null stays null."""
     for path in paths:
-        row = _encode(row, path)
+        row = encode_at(row, path, _text)
     return row
 
 
-def _encode(value: Any, path: Path) -> Any:
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def encode_at(value: Any, path: Path, encode: Callable[[Any], Any]) -> Any:
+    """The value with what is at the path encoded; null stays null."""
     if value is None:
         return None
     if not path:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return encode(value)
     step, rest = path[0], path[1:]
-    if step == 0 and isinstance(value, list):
-        return [_encode(item, rest) for item in value]
+    if step == 0 and isinstance(value, (list, tuple)):
+        return [encode_at(item, rest, encode) for item in value]
     if isinstance(value, dict) and step in value:
-        return {**value, step: _encode(value[step], rest)}
+        return {**value, step: encode_at(value[step], rest, encode)}
     return value
 
 
