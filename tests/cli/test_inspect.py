@@ -11,6 +11,7 @@ import pytest
 from martlet import arch as arch_
 from martlet.checkpoint import open_checkpoint
 from martlet.cli.facts import gguf_tokenizer_facts
+from martlet.engine import is_built
 from martlet.formats.gguf import GgufFile
 from martlet.tokenizers import Tokenizer
 
@@ -52,6 +53,21 @@ def test_numbers_are_the_archs(facts, tiny):
     for dtype, value in (("float16", 2), ("bfloat16", 2), ("float32", 4)):
         token = 2 * 2 * arch.key_value_size * value  # layers, keys and values
         assert said["kv_cache"][dtype] == {"per_1000_tokens": 1000 * token, "full_context": 4096 * token}
+
+
+def test_what_the_engine_needs_is_what_it_takes(facts, martlet, tiny, tmp_path):
+    if not is_built():
+        assert "was not compiled" in facts(tiny)["engine"]["problem"]
+        return
+    from martlet.auto import AutoModelForCausalLM
+
+    for path in (tiny, tmp_path / "tiny.gguf"):
+        if path != tiny:
+            assert martlet("quantize", tiny, "--to", "q8_0", "--out", path).returncode == 0
+        said = facts(path)["engine"]
+        assert said["packed"] == AutoModelForCausalLM.from_pretrained(path, backend="native").engine.packed_bytes
+        assert said["tables"] > 0
+        assert "beside a torch model that generates, a second copy" in martlet("inspect", path).stdout
 
 
 def test_files_weights_tokenizer_and_settings(facts, tiny):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,6 +15,8 @@ from tiny_models import SMALL
 
 import martlet
 from martlet import engine
+from martlet.checkpoint import open_checkpoint
+from martlet.cli.facts import model_facts
 from martlet.engine.reasons import ASKED, say_why
 from martlet.errors import ArgumentError, GenerationError, UnsupportedError
 from martlet.handover import Handover
@@ -97,6 +100,55 @@ def test_weights_that_did_not_change_are_packed_once(model):
     model.resize_token_embeddings(100)
     assert len(model.generate([[99]], **GREEDY)[0]) == 13
     assert model.handover.engine(model) is not engine_of
+
+
+def test_the_table_is_shared_and_the_matrices_are_the_second_copy_that_inspect_states(model, half_folder):
+    engine_of = model.handover.engine(model)
+
+    def logits():
+        session = engine_of.open_session()
+        found = session.step([(session.add(), [7, 8])]).logits
+        session.close()
+        return found
+
+    before, parameters = logits(), dict(model.named_parameters())
+    parameters["model.layers.0.mlp.up_proj.weight"].detach().view(torch.uint8).numpy()[:] = 0
+    assert np.array_equal(logits(), before)
+    table = parameters["model.embed_tokens.weight"].detach().view(torch.uint8).numpy()
+    table[8] = table[9]  # the engine reads torch's memory
+    assert not np.array_equal(logits(), before)
+    stated = model_facts(open_checkpoint(half_folder), {})["engine"]
+    assert stated == {"packed": engine_of.packed_bytes, "tables": table.nbytes}
+
+
+GROWTH = """
+import sys, martlet
+
+def grow(path):
+    model = martlet.AutoModelForCausalLM.from_pretrained(path)
+    before = own()
+    model.generate([[3, 4]], max_new_tokens=2, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert model.generates_on == "native"
+    return model, own() - before
+
+def own():
+    return 1024 * int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon")))
+
+small = grow(sys.argv[1])
+print(grow(sys.argv[2])[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_no_more_memory_than_stated_is_taken(model, half_folder, tmp_path):
+    sizes = {"vocab_size": 100_000, "hidden_size": 256, "num_hidden_layers": 1}
+    config = transformers.LlamaConfig(**(KEYWORDS | sizes | {"tie_word_embeddings": model.config.tie_word_embeddings}))
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "large")
+    stated = model_facts(open_checkpoint(tmp_path / "large"), {})["engine"]
+    words = [sys.executable, "-c", GROWTH, half_folder, tmp_path / "large"]
+    grown = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert 0.8 * stated["packed"] < grown < stated["packed"] + 0.4 * stated["tables"], (grown, stated)
 
 
 def wrap(model):

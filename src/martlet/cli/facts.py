@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from martlet import arch as arch_
 from martlet.checkpoint import INDEX, SINGLE, Checkpoint
-from martlet.engine import KV_DTYPES
-from martlet.errors import HubError, JsonError, TokenizerError
+from martlet.engine import KV_DTYPES, find_sizes
+from martlet.errors import HubError, JsonError, MissingDependencyError, TokenizerError, UnsupportedError
 from martlet.formats.files import read_json
 from martlet.formats.tensors import num_elements
 
@@ -44,6 +44,7 @@ def model_facts(checkpoint: Checkpoint, files: Mapping[str, Any]) -> dict[str, A
         "tokenizer": tokenizer_facts(checkpoint, files),
         "generation": generation_facts(checkpoint),
         "memory": memory_facts(arch),
+        "engine": engine_facts(checkpoint),
         "kv_cache": kv_cache_facts(arch),
         "remote_code": remote_code(checkpoint),
     }
@@ -189,6 +190,22 @@ def memory_facts(arch: Arch) -> dict[str, Any]:
         }
         for dtype, size in WEIGHT_BYTES.items()
     }
+
+
+def engine_facts(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Bytes of the weights on the native engine as they are stored: `packed` matrices, a second copy beside a torch
+    model's, and `tables`, which no copy is made of; or `{"problem": why}`. None without files here."""
+    source = open_weights(checkpoint)
+    if source is None:
+        return None
+    with source:
+        pieces = checkpoint.locate(source, checkpoint.config.parts)
+        if not checkpoint.arch.tied and arch_.HEAD not in pieces:
+            return {"problem": "the checkpoint has no language model head"}
+        try:
+            return dataclasses.asdict(find_sizes(checkpoint.arch, source, pieces))
+        except (UnsupportedError, MissingDependencyError) as error:
+            return {"problem": str(error)}
 
 
 def kv_cache_facts(arch: Arch) -> dict[str, dict[str, int]]:

@@ -65,6 +65,8 @@ def sections(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Generation defaults", _generation(facts["generation"])
     context = facts["architecture"]["max_position_embeddings"]
     yield "Memory", _memory(facts["memory"], context)
+    if facts["engine"] is not None:
+        yield "Weights on the native engine, as they are stored", _engine(facts["engine"])
     yield "Keys and values on the native engine, by kv_cache_dtype", _kv_cache(facts["kv_cache"], context)
     named = facts["remote_code"]["named"]
     code = "\n".join(f"  {name}: {place}" for name, place in named.items())
@@ -134,6 +136,16 @@ def _memory(memory: Mapping[str, Any], context: int) -> str:
         sizes = [bytes_text(needed[key]) for key in ("weights", "per_1000_tokens", "full_context")]
         rows.append([dtype, *sizes])
     return table(rows, right=(1, 2, 3))
+
+
+def _engine(facts: Mapping[str, Any]) -> str:
+    if "problem" in facts:
+        return f"  none: {facts['problem']}"
+    rows = [
+        ("matrices, packed", bytes_text(facts["packed"]), "beside a torch model that generates, a second copy"),
+        ("embedding tables", bytes_text(facts["tables"]), "no copy: read from the file, or in a torch model's memory"),
+    ]
+    return table(rows, right=(1,))
 
 
 def _kv_cache(kv_cache: Mapping[str, Any], context: int) -> str:

@@ -125,6 +125,29 @@ def build_engine_model(
     return model
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSizes:
+    """Bytes of a checkpoint's weights in the engine: matrices, packed, and tables, which are never copied."""
+
+    packed: int
+    tables: int
+
+
+def find_sizes(arch: Arch, source: TensorSource, pieces: Mapping[str, Piece]) -> EngineSizes:
+    """What `build_engine_model` would need, from the headers alone. UnsupportedError as it would say."""
+    _refuse(arch)
+    packer = _Packer(source, pieces, None, 1)
+    shapes, packed, tables = tensors(arch), 0, 0
+    for name, shape in shapes.items():
+        if name in (EMBEDDING, POSITIONS):
+            tables += source.info(pieces[name].source).num_bytes
+        elif len(shape) > 1:
+            packed += packer.packed_bytes(name, shape)
+    if arch.tied:
+        packed += packer.packed_bytes(EMBEDDING, shapes[EMBEDDING])
+    return EngineSizes(packed, tables)
+
+
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The engine's OPTIONS that say something. ArgumentError for a `kv_cache_dtype` that there is not."""
     find_kv_dtype(options.get("kv_cache_dtype"), {})
@@ -205,7 +228,24 @@ class _Packer:
         handle.set_table(name, "F32", np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8), *shape)
         return "F32"
 
+    def packed_bytes(self, name: str, shape: tuple[int, ...]) -> int:
+        """What a matrix takes. Its memory is asked for and given back: none of it is touched."""
+        size: int = native().make_packed(self._kind(self._known(name).dtype, shape[1]), *shape).num_bytes
+        return size
+
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
+        piece, info = self.pieces[name], self._known(name)
+        try:
+            if piece.is_plain:
+                return self._in_slices(piece.source, info.dtype, shape)
+            return self._whole(piece, info, shape)
+        except ValueError as error:
+            if isinstance(error, MartletError):
+                raise
+            raise WeightsError(f"tensor {piece.source}", str(error)) from error
+
+    def _known(self, name: str) -> TensorInfo:
+        """What is stored of a matrix; UnsupportedError for a type without kernels."""
         piece = self.pieces[name]
         info = self.source.info(piece.source)
         if info.dtype not in self.kinds:
@@ -215,14 +255,7 @@ class _Packer:
                 found=f"it has {', '.join(sorted(self.kinds))}",
                 remedy="Load the model with backend='torch', or convert the file.",
             )
-        try:
-            if piece.is_plain:
-                return self._in_slices(piece.source, info.dtype, shape)
-            return self._whole(piece, info, shape)
-        except ValueError as error:
-            if isinstance(error, MartletError):
-                raise
-            raise WeightsError(f"tensor {piece.source}", str(error)) from error
+        return info
 
     def _in_slices(self, source: str, dtype: str, shape: tuple[int, ...]) -> Any:
         """A matrix as it lies in the file, a slice of its rows in memory at a time."""
