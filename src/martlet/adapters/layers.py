@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from martlet.adapters.config import is_taken
 from martlet.adapters.inits import First, draw, take
 from martlet.errors import ArgumentError, UnsupportedError
+from martlet.nn.compute import has_listeners, is_plain
 from martlet.nn.draws import SampleDropout
+from martlet.nn.lean import LowRank, changed_linear, gated_product, gated_silu
 from martlet.nn.packed import PackedLinear
 
 BASE = "__base__"  # PEFT's name for a row without an adapter
@@ -183,6 +185,12 @@ class LoraLinear(Merges):
         return norms
 
     def forward(self, x: Tensor) -> Tensor:
+        change = self._change_of_one(x)
+        if change is not None:
+            name, low = change
+            dropout: Any = self.lora_dropout[name]
+            dropped = dropout(x) if dropout.training and dropout.p > 0 else None
+            return changed_linear(x, dropped, self.base_layer.weight, self.base_layer.bias, low)
         out: Tensor = self.base_layer(x)
         routing = None if self.switch.is_disabled or self.switch.merged else self.switch.routing
         if self.taken and not self.switch.merged:
@@ -198,6 +206,25 @@ class LoraLinear(Merges):
             if name in self.lora_A:
                 out = out + self._added(name, x, base)
         return out
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """The layer's output for silu(gate) * up, which is not kept for the backward pass where that can be helped."""
+        change = None if has_listeners(self) else self._change_of_one(gate)
+        dropout: Any = None if change is None else self.lora_dropout[change[0]]
+        if change is not None and (not dropout.training or dropout.p == 0):
+            return gated_product(gate, up, self.base_layer.weight, self.base_layer.bias, change[1])
+        out: Tensor = self(gated_silu(gate, up))
+        return out
+
+    def _change_of_one(self, x: Tensor) -> tuple[str, LowRank] | None:
+        """Name and change of the one plain adapter that acts here, if base and adapter are one product's to make."""
+        switch, names = self.switch, [name for name in self.switch.acting if name in self.lora_A]
+        if switch.routing is not None or self.taken or len(names) != 1 or names[0] in self.lora_magnitude_vector:
+            return None
+        name, is_plainly = names[0], is_plain(self.base_layer) and not self.weight.requires_grad
+        if not is_plainly or x.dtype != self.lora_A[name].dtype or torch.is_autocast_enabled(x.device.type):
+            return None
+        return name, LowRank(self.lora_A[name], self.lora_B[name], self.scaling[name])
 
     def _with_taken(self, x: Tensor, out: Tensor, routing: Routing | None) -> Tensor:
         """The base's output by its whole weight, where the adapter that took a part of it does not act."""
@@ -216,7 +243,7 @@ class LoraLinear(Merges):
         a, b, scaling = self.lora_A[name], self.lora_B[name], self.scaling[name]
         dropout: Any = self.lora_dropout[name]
         dropped = dropout(x.to(a.dtype))
-        low: Tensor = F.linear(F.linear(dropped, a), b) * scaling
+        low: Tensor = F.linear(F.linear(dropped, a) * scaling, b)
         if name not in self.lora_magnitude_vector:
             return low.to(base.dtype)
         share = self.lora_magnitude_vector[name] / self._row_norms(name).to(a.dtype)

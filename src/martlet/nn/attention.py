@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from martlet.arch import Arch, Layer, QKNorm
 from martlet.nn.cache import RowCache
 from martlet.nn.draws import SampleDropout
+from martlet.nn.lean import rotate
 from martlet.nn.norm import RMSNorm
 from martlet.nn.ragged import Ragged
 from martlet.nn.rows import attend_rows, attend_with_dropout
@@ -69,7 +72,8 @@ class Attention(nn.Module):
         """Rows of one length, whole, while training: `(G, heads, t, H)`."""
         arch, window, length, mask = self.arch, self.layer.window, q_GNtH.shape[2], None
         copies = q_GNtH.shape[1] // k_GKtH.shape[1]
-        if copies > 1:
+        in_groups = copies > 1 and self.dropout.p == 0 and takes_groups(q_GNtH.device.type)
+        if copies > 1 and not in_groups:
             k_GKtH, v_GKtH = (x.repeat_interleave(copies, 1) for x in (k_GKtH, v_GKtH))
         if arch.causal and (self.dropout.p > 0 or 0 < window < length):
             mask = visible(length, length, window, q_GNtH.device)
@@ -78,8 +82,9 @@ class Attention(nn.Module):
             dropped, keep = self.dropout.dropped_rows(rows, shape, q_GNtH.device), 1.0 - self.dropout.p
             hidden = None if mask is None else ~mask
             return attend_with_dropout(q_GNtH, k_GKtH, v_GKtH, dropped, keep, arch.score_scale, hidden)
+        more = {"enable_gqa": True} if in_groups else {}
         return F.scaled_dot_product_attention(
-            q_GNtH, k_GKtH, v_GKtH, attn_mask=mask, is_causal=arch.causal and mask is None, scale=arch.score_scale
+            q_GNtH, k_GKtH, v_GKtH, mask, is_causal=arch.causal and mask is None, scale=arch.score_scale, **more
         )
 
     def _attend(self, q_NtH: Tensor, k_KLH: Tensor, v_KLH: Tensor, weights: list[Tensor] | None, row: int) -> Tensor:
@@ -127,19 +132,22 @@ class Attention(nn.Module):
         return self.dropout.drop_row(shares, row) @ v_NLH
 
 
+@functools.cache
+def takes_groups(device_type: str) -> bool:
+    """Whether torch's kernel reads a key head for a group of query heads as it is, so that no copies are kept."""
+    if device_type != "cpu":
+        return False
+    q, k = (torch.zeros((1, heads, 1, 8), requires_grad=True) for heads in (2, 1))
+    try:
+        with torch.enable_grad():
+            out = F.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
+    except TypeError:  # torch before 2.5
+        return False
+    return "Flash" in type(out.grad_fn).__name__
+
+
 def visible(tokens: int, length: int, window: int, device: torch.device) -> Tensor:
     """`(tokens, length)`: whether each of the last `tokens` of `length` sees each token: itself and those before it."""
     behind = torch.arange(length - tokens, length, device=device)[:, None] - torch.arange(length, device=device)
     seen = behind >= 0
     return seen & (behind < window) if window else seen
-
-
-def rotate(x_TNH: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
-    """Turns pairs (d, d + R/2) of the first R dimensions by each token's angle; float32 inside."""
-    rotated = cos_TR.shape[-1]
-    x = x_TNH.float()
-    turning, kept = (x, None) if rotated == x.shape[-1] else (x[..., :rotated], x[..., rotated:])
-    half = rotated // 2
-    swapped = torch.cat((-turning[..., half:], turning[..., :half]), -1)
-    turned = turning * cos_TR[:, None] + swapped * sin_TR[:, None]
-    return (turned if kept is None else torch.cat((turned, kept), -1)).to(x_TNH.dtype)

@@ -82,8 +82,13 @@ def is_plain(module: nn.Module) -> bool:
         return False
     forward = vars(module).get("forward")
     is_own = forward is None or getattr(forward, "func", None) is _linear
+    return is_own and not has_listeners(module)
+
+
+def has_listeners(module: nn.Module) -> bool:
+    """Whether hooks want to see its calls."""
     listeners = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return is_own and not any(listeners)
+    return any(map(bool, listeners))
 
 
 def _embedding(module: nn.Embedding, ids: Tensor) -> Tensor:

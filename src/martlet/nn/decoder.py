@@ -82,15 +82,20 @@ class MLP(nn.Module):
         self.gated, self.activation = arch.gated, ACTIVATIONS[arch.activation]
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        result: Tensor
         up = self.up_proj(x_TD)
         if self.activation is F.silu and self.gated:
             gate, down = self.gate_proj(x_TD), self.down_proj
-            if self.training and not torch.is_autocast_enabled(x_TD.device.type) and is_plain(down):
-                return gated_product(gate, up, down.weight, down.bias)
+            if self.training and not torch.is_autocast_enabled(x_TD.device.type):
+                if is_plain(down):
+                    return gated_product(gate, up, down.weight, down.bias)
+                if (adapted := getattr(down, "gated", None)) is not None:
+                    result = adapted(gate, up)
+                    return result
             mixed = gated_silu(gate, up)
         else:
             mixed = self.activation(self.gate_proj(x_TD)) * up if self.gated else self.activation(up)
-        result: Tensor = self.down_proj(mixed)
+        result = self.down_proj(mixed)
         return result
 
 

