@@ -161,6 +161,20 @@ def test_adapters_computed_with_their_layer_as_beside_it(dtype, dropout):
         torch.testing.assert_close(one, two, atol=1e-6 if dtype == torch.float32 else 2e-3, rtol=1e-4)
 
 
+def test_the_kernel_is_asked_once_even_inside_a_checkpointed_block():
+    ids = torch.arange(1, 31).view(2, 15)
+    found = []
+    for is_asked in (True, False):
+        if is_asked:
+            takes_groups.cache_clear()
+        model = tiny_model().train()
+        model.gradient_checkpointing_enable()
+        model(input_ids=ids, labels=ids).loss.backward()
+        found.append([each.grad for each in model.parameters()])
+    assert takes_groups.cache_info().misses == 1
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("window", [0, 2])
 def test_heads_of_a_group_read_their_key_head_where_the_kernel_can(monkeypatch, window):
     """Copies of the key heads or none: loss and gradients are the same; without copies less is kept."""

@@ -137,9 +137,11 @@ def takes_groups(device_type: str) -> bool:
     """Whether torch's kernel reads a key head for a group of query heads as it is, so that no copies are kept."""
     if device_type != "cpu":
         return False
-    q, k = (torch.zeros((1, heads, 1, 8), requires_grad=True) for heads in (2, 1))
+    # hooks of its own: those of a checkpointed block that runs it would count what it keeps
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept)
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), hooks:
+            q, k = (torch.zeros((1, heads, 1, 8), requires_grad=True, device=device_type) for heads in (2, 1))
             out = F.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True)
     except TypeError:  # torch before 2.5
         return False
