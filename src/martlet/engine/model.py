@@ -21,7 +21,7 @@ from martlet.weights import Piece
 OPTIONS = ("num_threads", "isa", "kv_cache_bytes", "kv_cache_dtype")  # of an engine, whatever its weights come from
 POSITIONS = "model.embed_positions.weight"
 QUANTIZED = {"int8": "Q8_0", "int4": "Q4_0"}
-_SLICE_BYTES = 16 << 20  # of a matrix on its way from the file into its packed form
+_SLICE_BYTES = 2 << 20  # for each thread, of a matrix on its way from the file into its packed form
 _PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
@@ -263,7 +263,7 @@ class _Packer:
         kind = self._kind(dtype, columns)
         packed = native().make_packed(kind, rows, columns)
         row_bytes = self.source.info(source).num_bytes // rows
-        step = min(rows, max(16, _SLICE_BYTES // row_bytes // 16 * 16))
+        step = min(rows, max(16, min(self.num_threads, 8) * _SLICE_BYTES // row_bytes // 16 * 16))
         if self.buffer.size < step * row_bytes:
             self.buffer = np.empty(step * row_bytes, np.uint8)
         for begin in range(0, rows, step):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,7 +165,10 @@ class EngineSession:
     def _flat(self, rows: list[_Row], fed: list[list[int]]) -> tuple[NDArray[np.int32], ...]:
         """The engine's numbers of the rows, their counts of tokens, and the tokens end to end."""
         counts, tokens = list(map(len, fed)), list(chain.from_iterable(fed))
-        return tuple(np.array(each, np.int32) for each in ([row.number for row in rows], counts, tokens))
+        try:
+            return tuple(np.array(each, np.int32) for each in ([row.number for row in rows], counts, tokens))
+        except OverflowError as error:
+            raise ValueError(f"token {max(tokens, key=abs)} is outside the vocabulary") from error
 
     def _frequencies(self, rows: list[_Row]) -> list[NDArray[np.float32]]:
         if not self._grows:
@@ -189,12 +192,13 @@ class EngineSession:
         except BaseException as error:
             for row, length in zip(rows, before, strict=True):
                 del row.ids[length:]
-                self._engine.truncate(row.number, length)
+                with suppress(IndexError):  # another thread may have closed the session
+                    self._engine.truncate(row.number, length)
             if isinstance(error, MemoryError):
                 raise CacheMemoryError("native engine", "memory for keys and values is exhausted") from error
             if isinstance(error, OverflowError):
                 raise _beyond(self._engine.kv_cache_dtype, error) from error
-            if isinstance(error, ValueError) and not isinstance(error, MartletError):
+            if isinstance(error, (ValueError, IndexError)) and not isinstance(error, MartletError):
                 raise GenerationError("native engine", str(error)) from error
             raise
 
