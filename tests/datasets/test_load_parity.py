@@ -107,6 +107,10 @@ def test_csv_and_tsv(files):
         {"keep_default_na": False},
         {"nrows": 2},
         {"names": ["p", "q", "r"], "header": 0},
+        {"index_col": "y"},
+        {"index_col": False},
+        {"index_col": 1, "usecols": ["y", "z"]},
+        {"engine": "c", "memory_map": True},
     ],
 )
 def test_csv_options(files, options):
@@ -242,6 +246,10 @@ def test_sql(files):
     for con in (uri, connection):
         assert ours.Dataset.from_sql("select * from t where a > 5", con)[:] == reference
         assert load_dataset("sql", sql="select * from t where a > 5", con=con)["train"][:] == reference
+        moved = ours.Dataset.from_sql("select * from t where a > 5", con, index_col="a")
+        assert (
+            moved[:] == reference and moved.column_names[-1] == "a" != ours.Dataset.from_sql("t", uri).column_names[-1]
+        )
     assert load_dataset("sql", sql="select a from t where a < ?", params=(3,), con=connection)["train"][:] == {
         "a": [0, 1, 2]
     }
@@ -351,3 +359,27 @@ def test_slices(files, split):
     write_lines(files / "test.jsonl", ROWS[:7])
     options = {"data_files": {"train": str(files / "train.jsonl"), "test": str(files / "test.jsonl")}}
     assert load_dataset("json", split=split, **options)[:] == theirs("json", split=split, **options)[:]
+
+
+def test_rows_of_numbers_that_pandas_wrote_are_left_out(files):
+    (files / "a.csv").write_text(",a\n0,1\n1,5\n2,2\n")
+    both("csv", data_files=str(files / "a.csv"), index_col=0)
+
+
+def test_thousands_and_truths(files):
+    (files / "a.csv").write_text('n,x,t\n"1,000","2,500.5","a,b"\n7,1,c\n')
+    both("csv", data_files=str(files / "a.csv"), thousands=",")
+    (files / "a.csv").write_text("v,w\nyes,Y\nno,N\n")
+    both("csv", data_files=str(files / "a.csv"), true_values=["yes", "Y"], false_values=["no"])
+
+
+def test_sql_in_other_types(files):
+    connection = sqlite3.connect(files / "a.db")
+    connection.execute("create table t (a text, b integer, c real)")
+    connection.executemany("insert into t values (?, ?, ?)", [(str(i), i, float(i)) for i in range(4)])
+    connection.commit()
+    for dtype in ("string", "int32", "float32"):
+        features = ours.Features({name: ours.Value(dtype) for name in "abc"})
+        made = ours.Dataset.from_sql("select * from t", connection, features=features)
+        assert made.features == features
+        assert made["b"][:] == {"string": ["0", "1", "2", "3"], "int32": [0, 1, 2, 3]}.get(dtype, [0.0, 1.0, 2.0, 3.0])

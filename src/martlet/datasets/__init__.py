@@ -40,7 +40,12 @@ _MODULES = {
     "DataCollatorWithPadding": "collators",
     "DefaultDataCollator": "collators",
     "default_data_collator": "collators",
+    "ArrowBasedBuilder": "absent",
     "BioSequence": "absent",
+    "DownloadManager": "absent",
+    "GeneratorBasedBuilder": "absent",
+    "SplitGenerator": "absent",
+    "StreamingDownloadManager": "absent",
     "BioStructure": "absent",
     "Mesh": "absent",
     "Nifti": "absent",
@@ -81,14 +86,26 @@ _PLACES = {
     "logging": "utils.logging",
     **{
         name: name
-        for name in ("arrow_dataset", "distributed", "exceptions", "fingerprint", "iterable_dataset", "utils")
+        for name in ("arrow_dataset", "config", "distributed", "exceptions", "fingerprint", "iterable_dataset", "utils")
     },
 }
 
 __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
-    from martlet.datasets.absent import BioSequence, BioStructure, Mesh, Nifti, Pdf, Video
+    from martlet.datasets.absent import (
+        ArrowBasedBuilder,
+        BioSequence,
+        BioStructure,
+        DownloadManager,
+        GeneratorBasedBuilder,
+        Mesh,
+        Nifti,
+        Pdf,
+        SplitGenerator,
+        StreamingDownloadManager,
+        Video,
+    )
     from martlet.datasets.builder import BuilderConfig, DatasetBuilder, load_dataset_builder
     from martlet.datasets.cache import disable_caching, enable_caching, is_caching_enabled
     from martlet.datasets.collators import (

@@ -13,6 +13,42 @@ class _Absent:
         raise UnsupportedError(f"feature {type(self).__name__}", "is not there", remedy=remedy)
 
 
+class _Script:
+    """What dataset scripts are made of: they are not run."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if cls.__mro__[1] is not _Script:
+            cls._refuse()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse()
+
+    @classmethod
+    def _refuse(cls) -> None:
+        remedy = "Dataset.from_generator(function), or IterableDataset.from_generator, makes a dataset of its rows."
+        raise UnsupportedError(f"{cls.__mro__[-3].__name__}", "is not there: no scripts are run", remedy=remedy)
+
+
+class GeneratorBasedBuilder(_Script):
+    """A script's builder by rows: not there."""
+
+
+class ArrowBasedBuilder(_Script):
+    """A script's builder by tables: not there."""
+
+
+class SplitGenerator(_Script):
+    """A script's split: not there."""
+
+
+class DownloadManager(_Script):
+    """What fetches a script's files: not there."""
+
+
+class StreamingDownloadManager(_Script):
+    """What opens a script's files: not there."""
+
+
 class Video(_Absent):
     """Moving pictures: not there."""
 

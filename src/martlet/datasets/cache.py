@@ -24,10 +24,11 @@ _chosen: ContextVar[Path | None] = ContextVar("chosen", default=None)
 
 
 def cache_folder() -> Path:
-    """Where results are kept: MARTLET_DATASETS_CACHE, else ~/.cache/martlet/datasets."""
-    return _chosen.get() or Path(
-        os.environ.get("MARTLET_DATASETS_CACHE") or Path.home() / ".cache" / "martlet" / "datasets"
-    )
+    """Where results are kept: MARTLET_DATASETS_CACHE, else what `config` says, else ~/.cache/martlet/datasets."""
+    from martlet.datasets.config import cache_of_settings
+
+    asked = _chosen.get() or os.environ.get("MARTLET_DATASETS_CACHE") or cache_of_settings()
+    return Path(asked or Path.home() / ".cache" / "martlet" / "datasets")
 
 
 @contextlib.contextmanager

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from martlet.datasets import columns, exporting, making, mapping, planning, pushing, reading, saving, shaping, sql
+from martlet.datasets import search as nearest
 from martlet.datasets.column import Column
 from martlet.datasets.features import Features
 from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, python_lists
-from martlet.datasets.info import DatasetInfo
+from martlet.datasets.info import DatasetInfo, of_info
 from martlet.datasets.selection import Positions, Selection, compose, positions, span_of
 from martlet.datasets.splits import NamedSplit
 from martlet.datasets.stored import Stored, digest
@@ -83,65 +84,18 @@ class Dataset:
         self._info.features = self.features
         return self._info
 
-    @property
-    def description(self) -> str:
-        """What the data is."""
-        return self._info.description
-
-    @property
-    def citation(self) -> str:
-        """How to cite it."""
-        return self._info.citation
-
-    @property
-    def homepage(self) -> str:
-        """Where it lives."""
-        return self._info.homepage
-
-    @property
-    def license(self) -> str:
-        """Its licence."""
-        return self._info.license
-
-    @property
-    def builder_name(self) -> str | None:
-        """What loaded it."""
-        return self._info.builder_name
-
-    @property
-    def config_name(self) -> str | None:
-        """Its configuration."""
-        return self._info.config_name
-
-    @property
-    def version(self) -> Any:
-        """Its version."""
-        return self._info.version
-
-    @property
-    def dataset_size(self) -> int | None:
-        """Bytes of the tables of all splits."""
-        return self._info.dataset_size
-
-    @property
-    def download_size(self) -> int | None:
-        """Bytes of the files it was made from."""
-        return self._info.download_size
-
-    @property
-    def size_in_bytes(self) -> int | None:
-        """Bytes of the files and of the tables together."""
-        return self._info.size_in_bytes
-
-    @property
-    def download_checksums(self) -> dict[str, Any] | None:
-        """Checksums of the files it was made from."""
-        return self._info.download_checksums
-
-    @property
-    def supervised_keys(self) -> Any:
-        """Which column is the input and which the output, where a dataset says so."""
-        return self._info.supervised_keys
+    description = of_info("description", "What the data is.")
+    citation = of_info("citation", "How to cite it.")
+    homepage = of_info("homepage", "Where it lives.")
+    license = of_info("license", "Its licence.")
+    builder_name = of_info("builder_name", "What loaded it.")
+    config_name = of_info("config_name", "Its configuration.")
+    version = of_info("version", "Its version.")
+    dataset_size = of_info("dataset_size", "Bytes of the tables of all splits.")
+    download_size = of_info("download_size", "Bytes of the files it was made from.")
+    size_in_bytes = of_info("size_in_bytes", "Bytes of the files and of the tables together.")
+    download_checksums = of_info("download_checksums", "Checksums of the files it was made from.")
+    supervised_keys = of_info("supervised_keys", "Which column is the input and which the output, where it is said.")
 
     @property
     def split(self) -> NamedSplit | None:
@@ -474,6 +428,22 @@ class Dataset:
     to_sql = exporting.to_sql
     save_to_disk = saving.save_to_disk
     push_to_hub = pushing.push_to_hub
+    add_faiss_index = nearest.add_faiss_index
+    add_faiss_index_from_external_arrays = nearest.add_faiss_index_from_external_arrays
+    add_elasticsearch_index = nearest.add_elasticsearch_index
+    load_faiss_index = nearest.load_faiss_index
+    load_elasticsearch_index = nearest.load_elasticsearch_index
+    save_faiss_index = nearest.save_faiss_index
+    list_indexes = nearest.list_indexes
+    is_index_initialized = nearest.is_index_initialized
+    get_index = nearest.get_index
+    drop_index = nearest.drop_index
+    search = nearest.search
+    search_batch = nearest.search_batch
+    get_nearest_examples = nearest.get_nearest_examples
+    get_nearest_examples_batch = nearest.get_nearest_examples_batch
+    to_tf_dataset = nearest.to_tf_dataset
+    from_spark = staticmethod(nearest.from_spark)
     load_from_disk = staticmethod(saving.load_dataset_from_disk)
     from_dict = classmethod(making.from_dict)
     from_list = classmethod(making.from_list)

@@ -1,6 +1,6 @@
 """Hugging Face's names of the errors, for `except`: each is the error that is raised here where theirs would be."""
 
-from martlet.errors import DataFileError, DatasetNotFoundError, FeatureError, MartletError
+from martlet.errors import DataFileError, DatasetNotFoundError, FeatureError, MapError, MartletError, UnsupportedError
 
 DatasetsError = MartletError
 DataFilesNotFoundError = DatasetNotFoundError
@@ -9,18 +9,36 @@ DatasetBuildError = DataFileError
 DatasetGenerationError = DataFileError
 DatasetGenerationCastError = FeatureError
 NonMatchingSplitsSizesError = DataFileError
+SplitsVerificationError = DataFileError
+FileFormatError = DataFileError
+CastError = FeatureError
+DatasetTransformationNotAllowedError = MapError
+DefunctDatasetError = UnsupportedError
+ManualDownloadError = UnsupportedError
+ChecksumVerificationError = NonMatchingChecksumError = DataFileError
+ExpectedMoreDownloadedFilesError = UnexpectedDownloadedFileError = DataFileError
 ExpectedMoreSplitsError = DataFileError
 UnexpectedSplitsError = DataFileError
 
 __all__ = [
+    "CastError",
+    "ChecksumVerificationError",
     "DataFilesNotFoundError",
     "DatasetBuildError",
     "DatasetGenerationCastError",
     "DatasetGenerationError",
     "DatasetNotFoundError",
+    "DatasetTransformationNotAllowedError",
     "DatasetsError",
+    "DefunctDatasetError",
+    "ExpectedMoreDownloadedFilesError",
     "ExpectedMoreSplitsError",
+    "FileFormatError",
     "FileNotFoundDatasetsError",
+    "ManualDownloadError",
+    "NonMatchingChecksumError",
     "NonMatchingSplitsSizesError",
+    "SplitsVerificationError",
+    "UnexpectedDownloadedFileError",
     "UnexpectedSplitsError",
 ]

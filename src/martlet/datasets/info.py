@@ -110,3 +110,8 @@ class DatasetInfo:
     def __repr__(self) -> str:
         known = ((field.name, getattr(self, field.name)) for field in fields(self))
         return f"DatasetInfo({', '.join(f'{name}={value!r}' for name, value in known if value)})"
+
+
+def of_info(name: str, doc: str) -> Any:
+    """A property of a dataset that is a field of its `info`."""
+    return property(lambda self: getattr(self._info, name), doc=doc)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from martlet.datasets import exporting, pushing
+from martlet.datasets import exporting, pushing, search
 from martlet.datasets.arguments import verb
 from martlet.datasets.column import IterableColumn
 from martlet.datasets.features import Features, List
@@ -431,6 +431,7 @@ class IterableDataset:
     from_json = classmethod(making.from_json)
     from_parquet = classmethod(making.from_parquet)
     from_text = classmethod(making.from_text)
+    from_spark = staticmethod(search.from_spark)
 
 
 def from_dataset(dataset: Any, num_shards: int | None = 1) -> IterableDataset:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from martlet.datasets import pushing
+from martlet.datasets.dataset_dict import WithSplit
 from martlet.datasets.iterable import IterableDataset
 
 
@@ -37,8 +38,16 @@ def _each(name: str) -> Callable[..., IterableDatasetDict]:
     return applied
 
 
+def _map(self: IterableDatasetDict, function: Any = None, *args: Any, **kwargs: Any) -> IterableDatasetDict:
+    """`map` of each split; with `with_split=True` the function is told the split after its other arguments."""
+    if not kwargs.pop("with_split", False):
+        return type(self)({split: ds.map(function, *args, **kwargs) for split, ds in self.items()})
+    return type(self)({split: ds.map(WithSplit(function, split), *args, **kwargs) for split, ds in self.items()})
+
+
+IterableDatasetDict.map = _map  # type: ignore[attr-defined]
 for _name in (
-    *("map", "filter", "shuffle", "skip", "take", "repeat", "shard", "batch", "select_columns", "remove_columns"),
+    *("filter", "shuffle", "skip", "take", "repeat", "shard", "batch", "select_columns", "remove_columns"),
     *("rename_column", "rename_columns", "cast", "cast_column", "with_format", "with_transform", "add_column"),
     "decode",
 ):

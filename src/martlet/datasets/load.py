@@ -109,9 +109,7 @@ def load_dataset(
         return each_split(split, lambda one: _streamed(found, one))
     is_forced = mode is DownloadMode.FORCE_REDOWNLOAD or bool(download_config and download_config.force_download)
     anew = set(found.files) if is_forced else set()
-    return each_split(
-        split, lambda one: open_split(found, one, cache_dir, checks, anew, in_memory=bool(keep_in_memory))
-    )
+    return each_split(split, lambda one: open_split(found, one, cache_dir, checks, anew, in_memory=keep_in_memory))
 
 
 def each_split(split: Any, call: Callable[[Any], Any]) -> Any:
@@ -134,9 +132,10 @@ def open_split(
     checks: VerificationMode,
     anew: set[str],
     *,
-    in_memory: bool,
+    in_memory: bool | None,
 ) -> Any:
     """The Dataset of a split, or with None a DatasetDict; converted if it is not in the cache, or is in `anew`."""
+    from martlet.datasets.config import goes_to_memory
     from martlet.datasets.opened import open_splits
 
     asked = None if split is None else as_instruction(split)
@@ -144,7 +143,8 @@ def open_split(
     ready = convert_found(found, needed, cache_dir, anew)
     if checks is not VerificationMode.NO_CHECKS:
         verified(found, ready)
-    return open_splits(found, ready, asked, in_memory=in_memory)
+    files = [path for part in ready.values() for path in part.paths]
+    return open_splits(found, ready, asked, in_memory=goes_to_memory(in_memory, files))
 
 
 def find(

@@ -207,13 +207,14 @@ def _local(path: str | os.PathLike[str], storage_options: Any) -> Path:
 
 
 def _load(folder: Path, keep_in_memory: bool | None) -> Dataset:
+    from martlet.datasets.config import goes_to_memory
     from martlet.datasets.dataset import Dataset
     from martlet.datasets.features import Features
 
     state = read_json(folder / STATE_FILE)
     info = DatasetInfo.from_directory(folder)
     names = [_inside(folder, file["filename"]) for file in state["_data_files"]]
-    in_memory = bool(keep_in_memory)
+    in_memory = goes_to_memory(keep_in_memory, names)
     tables = [open_arrow(name, in_memory=in_memory) for name in names]
     if not tables:
         features = info.features or Features()

@@ -24,6 +24,20 @@ TRUE, FALSE = pa.array(["True", "TRUE", "true"]), pa.array(["False", "FALSE", "f
 MAX_CELL_BYTES = 64 << 20
 
 
+@dataclass(frozen=True)
+class Spelling:
+    """How numbers and truths are written."""
+
+    decimal: str = "."
+    thousands: str | None = None
+    true: tuple[str, ...] = ()
+    false: tuple[str, ...] = ()
+
+    def truths(self, common: pa.Array, more: tuple[str, ...]) -> pa.Array:
+        """The usual spellings, and others."""
+        return pa.concat_arrays([common, pa.array(more, pa.string())]) if more else common
+
+
 @dataclass
 class Csv(Source):
     """Rows of separated text. The options are pandas' `read_csv` ones, as in Hugging Face's loader."""
@@ -34,6 +48,7 @@ class Csv(Source):
     header: int | str | None = "infer"
     names: Sequence[str] | None = None
     column_names: Sequence[str] | None = None
+    index_col: int | str | Sequence[int | str] | None = None  # of pandas' frame: in Arrow these columns come last
     usecols: Sequence[int] | Sequence[str] | None = None
     quotechar: str = '"'
     quoting: int = csv.QUOTE_MINIMAL
@@ -46,10 +61,17 @@ class Csv(Source):
     na_values: str | Sequence[str] | None = None
     keep_default_na: bool = True
     na_filter: bool = True
+    true_values: Sequence[str] = ()  # beside True, TRUE and true
+    false_values: Sequence[str] = ()
+    thousands: str | None = None
     skip_blank_lines: bool = True
     decimal: str = "."
     on_bad_lines: str = "error"
-    chunksize: int | None = None  # accepted: blocks are ours
+    # of pandas' reader, whose rows these do not change
+    chunksize: int | None = None
+    engine: str | None = None
+    memory_map: bool = False
+    float_precision: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +81,8 @@ class Csv(Source):
             raise ArgumentError("sep", "must be one character", found=repr(self.sep))
         if self.header not in ("infer", None) and not isinstance(self.header, int):
             raise ArgumentError("header", "must be 'infer', None or the number of a row", found=repr(self.header))
+        if not isinstance(self.skiprows, int):
+            raise ArgumentError("skiprows", "must be a number of lines", found=repr(self.skiprows)[:80])
         if self.on_bad_lines not in ("error", "warn", "skip"):
             raise ArgumentError("on_bad_lines", "must be 'error', 'warn' or 'skip'", found=repr(self.on_bad_lines))
         if self.on_bad_lines != "error":
@@ -69,6 +93,7 @@ class Csv(Source):
 
         names, num_skipped = self._header(file)
         wanted = self._wanted(names)
+        spelling = Spelling(self.decimal, self.thousands, tuple(self.true_values or ()), tuple(self.false_values or ()))
         kinds: dict[str, pa.DataType] = {}
         left = self.nrows
         with file.open() as stream:
@@ -92,7 +117,7 @@ class Csv(Source):
                         batch = batch.slice(0, left)
                         left -= batch.num_rows
                     if batch.num_rows:
-                        yield self._typed(batch, kinds)
+                        yield self._typed(batch, kinds, spelling)
                     if left == 0:
                         return
             except pa.ArrowInvalid as problem:
@@ -121,6 +146,22 @@ class Csv(Source):
         return list(self.names) if self.names is not None else _distinct(file, row), used
 
     def _wanted(self, names: list[str]) -> list[str]:
+        """The columns to read, in the order in which they are given."""
+        wanted = self._used(names)
+        index = self._index(wanted)
+        # without a name the index is the numbers of rows that pandas wrote
+        return [name for name in wanted if name not in index] + [n for n in index if not n.startswith("Unnamed: ")]
+
+    def _index(self, names: list[str]) -> list[str]:
+        if self.index_col is None or self.index_col is False:
+            return []
+        asked = [self.index_col] if isinstance(self.index_col, int | str) else list(self.index_col)
+        if strange := [each for each in asked if each not in (range(len(names)) if isinstance(each, int) else names)]:
+            rule = f"must be columns of the file ({', '.join(names)})"
+            raise ArgumentError("index_col", rule, found=", ".join(map(repr, strange)))
+        return [names[each] if isinstance(each, int) else each for each in asked]
+
+    def _used(self, names: list[str]) -> list[str]:
         if self.usecols is None:
             return names
         chosen = {names[c] if isinstance(c, int) else c for c in self.usecols}
@@ -162,15 +203,15 @@ class Csv(Source):
         extra = [self.na_values] if isinstance(self.na_values, str) else list(self.na_values or ())
         return [*(MISSING if self.keep_default_na else ()), *map(str, extra)]
 
-    def _typed(self, batch: pa.RecordBatch, kinds: dict[str, pa.DataType]) -> pa.Table:
+    def _typed(self, batch: pa.RecordBatch, kinds: dict[str, pa.DataType], spelling: Spelling) -> pa.Table:
         columns = []
         for name, text in zip(batch.schema.names, batch.columns, strict=True):
             asked = self.types.get(name)
             if asked is not None:
-                columns.append(_as(text, asked, self.decimal))
+                columns.append(_as(text, asked, spelling))
                 continue
             known = kinds.get(name)
-            column = text if known is not None and pa.types.is_string(known) else _narrowest(text, self.decimal)
+            column = text if known is not None and pa.types.is_string(known) else _narrowest(text, spelling)
             if known is not None and _needs_text(known, column.type):
                 raise Restart({name: pa.string()}, f"{name}: first {known}, then text")
             if known is None or not pa.types.is_null(column.type):
@@ -255,54 +296,58 @@ def _needs_text(known: pa.DataType, new: pa.DataType) -> bool:
     return not ({str(known), str(new)} == {"int64", "double"} or pa.types.is_string(known))
 
 
-def _narrowest(text: pa.Array, decimal: str) -> pa.Array:
+def _narrowest(text: pa.Array, spelling: Spelling) -> pa.Array:
     if text.null_count == len(text):
         return pa.nulls(len(text))
     # Arrow words an error for every cell that is no number: a few cells are asked before all are
     few = text.slice(0, 256).drop_null()
     for kind in (pa.int64(), pa.uint64(), pa.float64()):
-        if len(few) and _number(few, kind, decimal) is None:
+        if len(few) and _number(few, kind, spelling) is None:
             continue
-        number = _number(text, kind, decimal)
+        number = _number(text, kind, spelling)
         if number is not None:
             return number
-    truth = pc.is_in(text, TRUE)
-    if pc.all(pc.or_(pc.or_(truth, pc.is_in(text, FALSE)), pc.is_null(text))).as_py():
+    truth = pc.is_in(text, spelling.truths(TRUE, spelling.true))
+    untruth = pc.is_in(text, spelling.truths(FALSE, spelling.false))
+    if pc.all(pc.or_(pc.or_(truth, untruth), pc.is_null(text))).as_py():
         return pc.if_else(pc.is_valid(text), truth, None)
     return text
 
 
-def _number(text: pa.Array, kind: pa.DataType, decimal: str) -> pa.Array | None:
-    if decimal != "." and pa.types.is_floating(kind):
-        text = pc.replace_substring(text, decimal, ".")
-    for spelling in (text, None):
+def _number(text: pa.Array, kind: pa.DataType, spelling: Spelling) -> pa.Array | None:
+    if spelling.thousands is not None:
+        text = pc.replace_substring(text, spelling.thousands, "")
+    if spelling.decimal != "." and pa.types.is_floating(kind):
+        text = pc.replace_substring(text, spelling.decimal, ".")
+    for spelled in (text, None):
         try:
-            if spelling is None:
+            if spelled is None:
                 if not pc.any(pc.match_substring_regex(text, r"^\s|\s$")).as_py():
                     return None
-                spelling = pc.utf8_trim_whitespace(text)
-            number = spelling.cast(kind)
+                spelled = pc.utf8_trim_whitespace(text)
+            number = spelled.cast(kind)
         except pa.ArrowInvalid:
             continue
         # a number of more digits than a float holds is a name: an account, a hash
-        if pa.types.is_floating(kind) and pc.any(pc.match_substring_regex(spelling, r"^[+-]?\d{18,}$")).as_py():
+        if pa.types.is_floating(kind) and pc.any(pc.match_substring_regex(spelled, r"^[+-]?\d{18,}$")).as_py():
             return None
         return number
     return None
 
 
-def _as(text: pa.Array, kind: pa.DataType, decimal: str) -> pa.Array:
+def _as(text: pa.Array, kind: pa.DataType, spelling: Spelling) -> pa.Array:
     """Text as the type that was asked for; text itself where the asker converts it (class names, JSON)."""
     if pa.types.is_string(kind):
         return text
     if pa.types.is_boolean(kind):
-        truth = pc.is_in(text, pa.concat_arrays([TRUE, pa.array(["1"])]))
-        known = pc.or_(pc.or_(truth, pc.is_in(text, pa.concat_arrays([FALSE, pa.array(["0"])]))), pc.is_null(text))
+        truth = pc.is_in(text, spelling.truths(TRUE, (*spelling.true, "1")))
+        untruth = pc.is_in(text, spelling.truths(FALSE, (*spelling.false, "0")))
+        known = pc.or_(pc.or_(truth, untruth), pc.is_null(text))
         return pc.if_else(pc.is_valid(text), truth, None) if pc.all(known).as_py() else text
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        number = _number(text, kind, decimal)
+        number = _number(text, kind, spelling)
         if number is None and pa.types.is_integer(kind):
-            number = _number(text, pa.float64(), decimal)  # 3.0 is a whole number too
+            number = _number(text, pa.float64(), spelling)  # 3.0 is a whole number too
         return text if number is None else number
     if pa.types.is_large_string(kind) or pa.types.is_temporal(kind):
         return text.cast(kind)

@@ -26,6 +26,7 @@ class Sql(Source):
     con: Any = None
     params: Sequence[Any] | Mapping[str, Any] | None = None
     columns: Sequence[str] | None = None
+    index_col: str | Sequence[str] | None = None  # of pandas' frame: in Arrow these columns come last
     coerce_float: bool = True
     chunksize: int | None = 10_000
 
@@ -39,21 +40,26 @@ class Sql(Source):
 
     def tables(self, file: DataFile | None = None) -> Iterator[pa.Table]:
         with _rows(self.con, self.sql, self.params, self.chunksize or 10_000, self.columns) as (names, chunks):
+            index = [self.index_col] if isinstance(self.index_col, str) else list(self.index_col or ())
+            if strange := [name for name in index if name not in names]:
+                rule = f"must be columns of the query ({', '.join(names)})"
+                raise ArgumentError("index_col", rule, found=", ".join(map(repr, strange)))
+            order = [name for name in names if name not in index] + index
             is_empty = True
             for rows in chunks:
                 is_empty = False
                 columns = list(zip(*rows, strict=True))
                 arrays = [self._array(name, column) for name, column in zip(names, columns, strict=True)]
-                yield pa.Table.from_arrays(arrays, names=names)
+                yield pa.Table.from_arrays(arrays, names=names).select(order)
             if is_empty:
-                yield pa.table({name: pa.nulls(0) for name in names})
+                yield pa.table({name: pa.nulls(0) for name in order})
 
     def _array(self, name: str, values: Sequence[Any]) -> pa.Array:
         if self.coerce_float and any(isinstance(value, Decimal) for value in values):
             values = [float(value) if isinstance(value, Decimal) else value for value in values]
         values = [bytes(value) if isinstance(value, (memoryview, bytearray)) else value for value in values]
         try:
-            return pa.array(values, self.types.get(name))
+            return self._of_type(values, self.types.get(name))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as problem:
             if not any(isinstance(value, (bytes, list, dict)) for value in values) and mixed_paths(
                 [{name: v} for v in values]
@@ -61,6 +67,14 @@ class Sql(Source):
                 # SQLite's columns hold any type; the text of each is what they have in common
                 return pa.array([None if value is None else str(value) for value in values])
             raise DataFileError(f"column {name!r} of the query", "must be of one type", found=str(problem)) from problem
+
+    def _of_type(self, values: Sequence[Any], kind: pa.DataType | None) -> pa.Array:
+        if kind is None:
+            return pa.array(values)
+        try:
+            return pa.array(values, kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return pa.array(values).cast(kind)  # numbers that features call text, and text they call numbers
 
 
 @contextlib.contextmanager
