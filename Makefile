@@ -47,7 +47,9 @@ neon:  ## the C++ tests for aarch64, cross-compiled and run in an emulator, wher
 	cmake -S . -B build/aarch64 -DMARTLET_PYTHON=OFF -DMARTLET_DEVELOP=ON -DCMAKE_SYSTEM_NAME=Linux \
 	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ && \
 	cmake --build build/aarch64 --parallel --target native_tests && \
-	MARTLET_EMULATED=1 qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu build/aarch64/native_tests
+	for cpu in max neoverse-n1 cortex-a53; do \
+	  MARTLET_EMULATED=1 qemu-aarch64 -cpu $$cpu -L /usr/aarch64-linux-gnu build/aarch64/native_tests || exit 1; \
+	done
 
 clean:  ## removes the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
