@@ -144,8 +144,10 @@ template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M
     for (int m = 0; m < M; ++m) sums[m] = iset1(0);
     F::quads(p, [&](int quad, u8 w) INLINED {
       u8 number = without_offset(w), size = sizes_of(number);
-      for (int m = 0; m < M; ++m)
+      for (int m = 0; m < M; ++m) {
         sums[m] = iadd(sums[m], multiply_pairs(multiply_bytes(size, with_signs(x.quad(m, quad), number)), set1_i16(1)));
+        settle(sums[m]);
+      }
     });
     return;
   }
@@ -159,6 +161,7 @@ template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M
     for (int m = 0; m < M; ++m) {
       i16 products = multiply_bytes(w, bytes_of(x.quad(m, quad)));
       part[m] = count % kTogether16 ? add_i16(part[m], products) : products;
+      settle(part[m]);
     }
     if (++count % kTogether16 == 0) {
       const bool is_first = count == kTogether16;

@@ -146,6 +146,9 @@ INLINE i32 dot(i32 acc, u8 w, const int8_t* a) {
 using i16 = i32;  // pairs: lanes 2i and 2i + 1 belong to lane i of an i32
 INLINE i16 set1_i16(int x) { return {_mm256_set1_epi16(int16_t(x)), _mm256_set1_epi16(int16_t(x))}; }
 INLINE i16 add_i16(i16 a, i16 b) { return {_mm256_add_epi16(a.l, b.l), _mm256_add_epi16(a.h, b.h)}; }
+// Computed here and not where it is used: GCC holds all products of a block back to add them at once, which takes three
+// times the registers there are.
+INLINE void settle(i16& a) { asm("" : "+x"(a.l), "+x"(a.h)); }
 INLINE i16 pairs_of_i8(const int8_t* p) {  // each of 16 numbers twice
   i32 wide = load_i8(p), low = {_mm256_and_si256(wide.l, _mm256_set1_epi32(0xffff)),
                                 _mm256_and_si256(wide.h, _mm256_set1_epi32(0xffff))};

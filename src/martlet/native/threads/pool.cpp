@@ -108,19 +108,20 @@ void Signal::advance() {
 }
 
 // Spins as long as spinning pays: on a processor that somebody else wants too it only takes time from who is waited for.
+// Only a wait with the whole patience tells which it is: a short one that fails says nothing of a slightly longer.
 double Signal::await(uint32_t old) {
   static thread_local int patience = kSpins;
   static thread_local uint32_t waits = 0;
-  int spins = ++waits % kProbe == 0 ? kSpins : patience;
+  const int spins = ++waits % kProbe == 0 ? kSpins : patience;
   for (int i = 0; i < spins; ++i) {
     if (read() != old) {
-      if (i) patience = std::min(kSpins, 2 * patience + 50);
+      patience = std::max(patience, std::min(kSpins, 4 * i + 100));
       return 0;
     }
     relax();
   }
   if (read() != old) return 0;
-  patience /= 4;
+  if (spins == kSpins) patience /= 4;
   double began = now();
   sleepers_.fetch_add(1);
   sleep_while(value_, old);
