@@ -140,12 +140,19 @@ template <class F> INLINE void in_tiles(int count, F&& f) {
   for (; i < count; ++i) f(i, Int<1>{});
 }
 
+// Blocks of pages lie far apart: the processor does not foresee the next.
+template <class Kv> INLINE void prefetch_block(const uint8_t* block, int head_dim) {
+  const int bytes = head_dim * kPage * int(sizeof(typename Kv::type));
+  for (int line = 0; line < bytes; line += 64) prefetch(block + line);
+}
+
 // Many queries pass over a page that is widened to float32 once; few read it as it lies.
 template <class Kv, bool Widens> INLINE void score_pages(const AttentionTask& t, const Queries& u, int first_page,
                                                          int num_pages, float (*scores)[kChunk]) {
   alignas(64) float wide[Widens ? kMaxHeadDim * kPage : 1];
   for (int p = 0; p < num_pages; ++p) {
     const auto* keys = (const typename Kv::type*)(t.pages[first_page + p] + t.key_offset);
+    if (!Widens && p + 1 < num_pages) prefetch_block<Kv>(t.pages[first_page + p + 1] + t.key_offset, t.head_dim);
     if constexpr (Widens)
       for (int d = 0; d < t.head_dim; ++d) store(wide + d * kPage, Kv::load(keys + d * kPage));
     in_tiles(u.count, [&](int first, auto n) INLINED {
@@ -162,6 +169,7 @@ template <class Kv, bool Widens> INLINE void weigh_pages(const AttentionTask& t,
   const int n = t.head_dim;
   for (int p = 0; p < num_pages; ++p) {
     const auto* values = (const typename Kv::type*)(t.pages[first_page + p] + t.value_offset);
+    if (!Widens && p + 1 < num_pages) prefetch_block<Kv>(t.pages[first_page + p + 1] + t.value_offset, n);
     if constexpr (Widens)
       for (int i = 0; i + 16 <= n * kPage; i += 16) store(wide + i, Kv::load(values + i));
     auto value = [&](int j, int d) INLINED { return Widens ? load(wide + j * n + d) : Kv::load(values + j * n + d); };
