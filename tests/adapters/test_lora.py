@@ -385,25 +385,64 @@ def test_only_the_tokens_of_a_tied_table_learn(tmp_path):
         assert merged.lm_head.weight is merged.model.embed_tokens.weight
 
 
-@pytest.mark.parametrize("way", ["cat", "svd", "linear"])
-def test_a_weighted_adapter_is_pefts(way, tmp_path):
+WAYS = {
+    "cat": {},
+    "svd": {"svd_rank": 4, "svd_clamp": 0.95},
+    "linear": {},
+    "ties": {"density": 0.4},
+    "ties_svd": {"density": 0.4, "majority_sign_method": "frequency"},
+    "dare_linear": {"density": 0.6},
+    "dare_linear_svd": {"density": 0.6},
+    "dare_ties": {"density": 0.6, "majority_sign_method": "frequency"},
+    "dare_ties_svd": {"density": 0.6},
+    "magnitude_prune": {"density": 0.5},
+    "magnitude_prune_svd": {"density": 1.0},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_weighted_adapter_is_pefts(way, tmp_path, monkeypatch):
+    """Those that draw do so in PEFT's order."""
     theirs = hugging_face("CausalLM", "llama", tmp_path / "base")
     settings = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
     theirs = peft.get_peft_model(theirs, peft.LoraConfig(**settings), "one").eval()
     theirs.add_adapter("two", peft.LoraConfig(**settings))
+    theirs.add_adapter("three", peft.LoraConfig(**settings))
     theirs.save_pretrained(tmp_path / "saved")
-    theirs.add_weighted_adapter(["one", "two"], [0.7, -0.4], "both", combination_type=way)
-    theirs.set_adapter("both")
+    given = (["one", "two", "three"], [0.7, -0.4, 0.5], "both")
     ours = PeftModel.from_pretrained(
         martlet.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "saved" / "one", "one"
     )
     ours.load_adapter(tmp_path / "saved" / "two", "two")
-    ours.add_weighted_adapter(["one", "two"], [0.7, -0.4], "both", combination_type=way)
-    ours.set_adapter("both")
-    with torch.no_grad():
-        torch.testing.assert_close(ours(ids())[0], theirs(ids())[0], atol=1e-4, rtol=1e-4)
-    with pytest.raises(UnsupportedError, match="combination_type"):
-        ours.add_weighted_adapter(["one"], [1.0], "more", combination_type="ties")
+    ours.load_adapter(tmp_path / "saved" / "three", "three")
+    seen = []
+    for model in (theirs, ours):
+        chance = torch.Generator().manual_seed(3)
+        monkeypatch.setattr(
+            torch, "bernoulli", lambda p, chance=chance: (torch.rand(p.shape, generator=chance) < p) * 1.0
+        )
+        model.add_weighted_adapter(*given, combination_type=way, **WAYS[way])
+        model.set_adapter("both")
+        with torch.no_grad():
+            seen.append(model(ids())[0])
+    torch.testing.assert_close(seen[1], seen[0], atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_weighted_adapter_needs(base):
+    model = get_peft_model(base, config(r=2, target_modules=["q_proj"]))
+    model.add_adapter("wide", config(r=4, target_modules=["q_proj"]))
+    both = (["default", "wide"], [1.0, 1.0], "both")
+    for words, complaint in (
+        ({"combination_type": "mean"}, "combination_type"),
+        ({"combination_type": "dare_ties_svd"}, "density"),
+        ({"combination_type": "ties_svd", "density": 1.5}, "density"),
+        ({"combination_type": "ties_svd", "density": 0.5, "majority_sign_method": "most"}, "majority_sign_method"),
+        ({"combination_type": "ties", "density": 0.5}, "one rank.*ties_svd"),
+        ({"combination_type": "linear"}, "one rank.*svd"),
+    ):
+        with pytest.raises(ArgumentError, match=complaint):
+            model.add_weighted_adapter(*both, **words)
+    assert list(model.peft_config) == ["default", "wide"]
 
 
 def test_tensors_of_an_adapter_by_pefts_names(base, tmp_path):

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from martlet.adapters.model import PeftModelForSequenceClassification as PeftModelForSequenceClassification
     from martlet.adapters.model import PeftModelForTokenClassification as PeftModelForTokenClassification
     from martlet.adapters.model import get_peft_model as get_peft_model
-    from martlet.adapters.model import get_peft_model_state_dict as get_peft_model_state_dict
-    from martlet.adapters.model import load_peft_weights as load_peft_weights
     from martlet.adapters.model import prepare_model_for_kbit_training as prepare_model_for_kbit_training
-    from martlet.adapters.model import set_peft_model_state_dict as set_peft_model_state_dict
+    from martlet.adapters.states import get_peft_model_state_dict as get_peft_model_state_dict
+    from martlet.adapters.states import load_peft_weights as load_peft_weights
+    from martlet.adapters.states import set_peft_model_state_dict as set_peft_model_state_dict
 
 _HOMES = {
     "LoraConfig": "config",
@@ -30,10 +30,10 @@ _HOMES = {
     "PeftModelForTokenClassification": "model",
     "TaskType": "config",
     "get_peft_model": "model",
-    "get_peft_model_state_dict": "model",
-    "load_peft_weights": "model",
+    "get_peft_model_state_dict": "states",
+    "load_peft_weights": "states",
     "prepare_model_for_kbit_training": "model",
-    "set_peft_model_state_dict": "model",
+    "set_peft_model_state_dict": "states",
 }
 
 __all__ = sorted(_HOMES)

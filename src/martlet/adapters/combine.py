@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,25 +16,43 @@ from martlet.adapters.embeddings import TrainedTokens
 from martlet.adapters.layers import LoraLinear, OwnCopy
 from martlet.errors import ArgumentError, UnsupportedError
 
-WAYS = ("svd", "linear", "cat")
-OTHER_WAYS = (
-    "ties", "ties_svd", "dare_ties", "dare_linear", "dare_ties_svd", "dare_linear_svd", "magnitude_prune",
-    "magnitude_prune_svd",
-)  # fmt: skip
+MIXES = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")  # of A and B by themselves
+OF_CHANGES = ("svd", *(f"{mix}_svd" for mix in MIXES[1:]))  # of s B A, and the nearest of a rank to that
+WAYS = ("cat", *MIXES, *OF_CHANGES)
+SIGNS = ("total", "frequency")
 
 
-def add_weighted(
-    model: Any, adapters: Sequence[str], weights: Sequence[float], name: str, way: str, svd_rank: int | None
-) -> None:
-    """Puts adapter `name` into `model`, the sum of `adapters`' changes by `weights`.
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """How changes become one: PEFT's words."""
 
-    "cat": exact, of the summed rank; "svd": the nearest of rank `svd_rank` (the largest of theirs); "linear": A and B
-    added up by themselves, as PEFT does, which is the sum of the changes only where the adapters are alike.
+    way: str = "svd"
+    svd_rank: int | None = None
+    svd_clamp: float | None = None
+    svd_driver: str | None = None
+    density: float | None = None
+    majority_sign_method: str = "total"
+
+    @property
+    def mix(self) -> str:
+        """The way without its ending: "linear" for "svd"."""
+        return "linear" if self.way == "svd" else self.way.removesuffix("_svd")
+
+
+def add_weighted(model: Any, adapters: Sequence[str], weights: Sequence[float], name: str, mixing: Mixing) -> None:
+    """Puts adapter `name` into `model`, made of `adapters`' changes by `weights`.
+
+    "cat": their sum, exact, of the summed rank; "svd": the nearest to it of rank `svd_rank` (the largest of theirs);
+    "linear": A and B added up by themselves, as PEFT does, which is the sum only where the adapters are alike. Of each
+    A and B, or with "_svd" of each change, "magnitude_prune" keeps the share `density` of largest size, "dare_linear"
+    (Yu et al. 2023) a random share made larger by as much; "ties" (Yadav et al. 2023) and "dare_ties" then take the
+    mean of those whose sign is that of their sum ("total") or of most ("frequency").
     """
-    _check(model, adapters, weights, way)
+    way = mixing.way
+    _check(model, adapters, weights, mixing)
     configs: Mapping[str, Any] = model.peft_config
     ranks = [configs[each].r for each in adapters]
-    rank = sum(ranks) if way == "cat" else (svd_rank or max(ranks))
+    rank = sum(ranks) if way == "cat" else max(ranks) if way in MIXES else (mixing.svd_rank or max(ranks))
     targets = [configs[each].target_modules for each in adapters]
     merged: Any = targets[0]
     if any(target != merged for target in targets):
@@ -54,16 +72,21 @@ def add_weighted(
                 parts = [
                     (each, weight) for each, weight in zip(adapters, weights, strict=True) if each in module.lora_A
                 ]
-                a, b = _joined(module, parts, rank, way)
+                a, b = _joined(module, parts, rank, mixing)
                 module.lora_A[name].zero_()[: len(a)] = a
                 module.lora_B[name].zero_()[:, : b.shape[1]] = b
 
 
-def _check(model: Any, adapters: Sequence[str], weights: Sequence[float], way: str) -> None:
-    if way in OTHER_WAYS:
-        raise UnsupportedError("combination_type", f"must be one of {', '.join(WAYS)}", found=repr(way))
+def _check(model: Any, adapters: Sequence[str], weights: Sequence[float], mixing: Mixing) -> None:
+    way = mixing.way
     if way not in WAYS:
         raise ArgumentError("combination_type", f"must be one of {', '.join(WAYS)}", found=repr(way))
+    if mixing.mix not in ("cat", "linear") and not (mixing.density and 0 < mixing.density <= 1):
+        raise ArgumentError("density", f"{way!r} needs the share of numbers to keep, over 0 to 1", found=mixing.density)
+    if mixing.majority_sign_method not in SIGNS:
+        raise ArgumentError(
+            "majority_sign_method", f"must be one of {', '.join(SIGNS)}", found=repr(mixing.majority_sign_method)
+        )
     if not adapters or len(adapters) != len(weights):
         raise ArgumentError(
             "add_weighted_adapter", "needs a weight for each adapter", found=f"{len(weights)} for {len(adapters)}"
@@ -81,21 +104,54 @@ def _check(model: Any, adapters: Sequence[str], weights: Sequence[float], way: s
                     "add_weighted_adapter", "adds low-rank changes, not modules or tokens saved whole, nor DoRA's",
                     found=repr(each),
                 )  # fmt: skip
-    if way == "linear" and len({model.peft_config[each].r for each in adapters}) > 1:
-        raise ArgumentError("combination_type", "'linear' needs adapters of one rank", remedy="Pass 'cat' or 'svd'.")
+    if way in MIXES and len({model.peft_config[each].r for each in adapters}) > 1:
+        raise ArgumentError(
+            "combination_type", f"{way!r} needs adapters of one rank",
+            remedy=f"Pass 'cat' or {'svd' if way == 'linear' else way + '_svd'!r}.",
+        )  # fmt: skip
 
 
-def _joined(module: LoraLinear, parts: Sequence[tuple[str, float]], rank: int, way: str) -> tuple[Tensor, Tensor]:
-    scaled = [(module.lora_A[each], module.lora_B[each], weight * module.scaling[each]) for each, weight in parts]
-    if way == "cat":
-        return torch.cat([a * factor for a, _, factor in scaled]), torch.cat([b for _, b, _ in scaled], 1)
-    if way == "linear":  # the root of a weight goes into each factor; a negative one's sign into A
-        roots = [math.sqrt(abs(factor)) for _, _, factor in scaled]
-        signs = [math.copysign(1.0, factor) for _, _, factor in scaled]
-        a = sum(a * root * sign for (a, _, _), root, sign in zip(scaled, roots, signs, strict=True))
-        b = sum(b * root for (_, b, _), root in zip(scaled, roots, strict=True))
-        return a, b
-    change = sum(b.float() @ a.float() * factor for a, b, factor in scaled)
-    left, sizes, right = torch.linalg.svd(change, full_matrices=False)
+def _joined(module: LoraLinear, parts: Sequence[tuple[str, float]], rank: int, mixing: Mixing) -> tuple[Tensor, Tensor]:
+    factors = [weight * module.scaling[each] for each, weight in parts]
+    every_a, every_b = [module.lora_A[each] for each, _ in parts], [module.lora_B[each] for each, _ in parts]
+    if mixing.way == "cat":
+        return torch.cat([a * each for a, each in zip(every_a, factors, strict=True)]), torch.cat(every_b, 1)
+    if mixing.way in MIXES:  # the root of a weight goes into each factor; a negative one's sign into A
+        roots = [math.sqrt(abs(each)) for each in factors]
+        signed = [math.copysign(root, each) for root, each in zip(roots, factors, strict=True)]
+        return _mixed(every_a, signed, mixing), _mixed(every_b, roots, mixing)
+    changes = [module.change(each) for each, _ in parts]
+    change = _mixed(changes, [weight for _, weight in parts], mixing)
+    left, sizes, right = torch.linalg.svd(change, full_matrices=False, driver=mixing.svd_driver)
     kept = min(rank, len(sizes))
-    return right[:kept], left[:, :kept] * sizes[:kept]
+    a, b = right[:kept], left[:, :kept] * sizes[:kept]
+    if mixing.svd_clamp is not None:
+        most = torch.quantile(torch.cat([b.flatten(), a.flatten()]), mixing.svd_clamp)
+        a, b = a.clamp(-most, most), b.clamp(-most, most)
+    return a, b
+
+
+def _mixed(tensors: Sequence[Tensor], weights: Sequence[float], mixing: Mixing) -> Tensor:
+    """One of several tensors of a shape."""
+    mix, density = mixing.mix, mixing.density
+    if mix != "linear" and density is not None and density < 1:
+        thin = _drawn if mix.startswith("dare") else _largest
+        tensors = [thin(each, density) for each in tensors]
+    every = torch.stack(list(tensors))
+    weighted = every * torch.tensor(weights, dtype=every.dtype, device=every.device).view(-1, 1, 1)
+    if not mix.endswith("ties"):
+        return weighted.sum(0)
+    votes = every.sum(0) if mixing.majority_sign_method == "total" else every.sign().sum(0)
+    agrees = every.sign() == torch.where(votes >= 0, 1, -1)
+    return (weighted * agrees).sum(0) / agrees.sum(0).clamp(min=1)
+
+
+def _largest(tensor: Tensor, density: float) -> Tensor:
+    flat = tensor.flatten()
+    kept = flat.abs().topk(int(density * flat.numel())).indices
+    return torch.zeros_like(flat).index_copy_(0, kept, flat[kept]).view_as(tensor)
+
+
+def _drawn(tensor: Tensor, density: float) -> Tensor:
+    """Numbers kept by chance, from torch's generator."""
+    return tensor * torch.bernoulli(torch.full_like(tensor, density)) / density

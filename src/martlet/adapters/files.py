@@ -8,6 +8,7 @@ share A are joined, others become one adapter of the summed rank.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from martlet.adapters.config import HEADS, LoraConfig, TaskType
 from martlet.adapters.embeddings import LoraEmbedding, TrainedTokens
 from martlet.adapters.layers import LoraLinear, OwnCopy
 from martlet.arch import tensors
-from martlet.errors import HubError, UnsupportedError, WeightsError
+from martlet.errors import ArgumentError, HubError, UnsupportedError, WeightsError
 from martlet.formats import open_weights
 from martlet.formats.safetensors import save_safetensors
+from martlet.hub import open_snapshot
 from martlet.nn.decoder import Decoder
 from martlet.nn.devices import STORED
 from martlet.nn.load import own_name, read_tensor
@@ -332,3 +334,26 @@ def keys_of(paths: Iterable[str]) -> str:
     """A few paths for an error."""
     listed = sorted(paths)
     return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+
+
+HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+IDLE_WORDS = ("low_cpu_mem_usage", "torch_device", "autocast_adapter_dtype", "ephemeral_gpu_offload")  # of no effect
+
+
+def of_hub(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of the Hub among those of a load; ArgumentError for any other."""
+    for name in given:
+        if name not in (*HUB, *IDLE_WORDS):
+            raise ArgumentError("from_pretrained", f"has no {name!r}", remedy=f"There are {', '.join(HUB)}.")
+    if given.get("autocast_adapter_dtype") is False:
+        raise UnsupportedError("autocast_adapter_dtype", "adapters are float32 on a half-precision base", found=False)
+    return {name: value for name, value in given.items() if name in HUB}
+
+
+def adapter_folder(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:
+    """The local folder of an adapter, found as models are."""
+    snapshot = open_snapshot(name_or_path, **hub)
+    folder = snapshot.require("adapter_config.json").parent
+    if snapshot.file(WEIGHTS) is None:
+        snapshot.require(PICKLE)
+    return folder

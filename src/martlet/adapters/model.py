@@ -12,25 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from martlet.adapters.combine import add_weighted
+from martlet.adapters.combine import Mixing, add_weighted
 from martlet.adapters.config import ALL_LINEAR, HEADS, LoraConfig, TaskType, is_taken
 from martlet.adapters.embeddings import LoraEmbedding, TiedHead, TrainedTokens
 from martlet.adapters.files import (
-    PICKLE,
-    WEIGHTS,
-    adapter_state,
-    fill_adapter,
+    adapter_folder,
     keys_of,
     load_adapter,
+    of_hub,
     paths_of,
     save_adapter,
     their_names,
 )
 from martlet.adapters.layers import BASE, LoraLinear, OwnCopy, Routing, Switch
 from martlet.errors import ArgumentError, UnsupportedError
-from martlet.formats import open_weights
-from martlet.hub import open_snapshot
-from martlet.nn.load import read_tensor
 from martlet.nn.packed import PackedLinear
 from martlet.nn.ragged import find_padding
 
@@ -160,10 +155,16 @@ class PeftModel(nn.Module):
         adapter_name: str,
         combination_type: str = "svd",
         svd_rank: int | None = None,
+        svd_clamp: float | None = None,
+        svd_full_matrices: bool = True,
+        svd_driver: str | None = None,
+        density: float | None = None,
+        majority_sign_method: str = "total",
     ) -> None:
-        """A new adapter, the sum of others' changes by weights: "cat" (exact), "svd" (the nearest of a rank), "linear"
-        (A and B by themselves)."""
-        add_weighted(self, adapters, weights, adapter_name, combination_type, svd_rank)
+        """A new adapter of others' changes by weights, in any way of PEFT's: `add_weighted`. `svd_clamp` is a quantile;
+        `svd_full_matrices` changes nothing."""
+        mixing = Mixing(combination_type, svd_rank, svd_clamp, svd_driver, density, majority_sign_method)
+        add_weighted(self, adapters, weights, adapter_name, mixing)
 
     def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
         """Makes an adapter, or several added up, the active one; only it learns, in `inference_mode` none."""
@@ -190,7 +191,7 @@ class PeftModel(nn.Module):
         self, model_id: str | os.PathLike[str], adapter_name: str = "default", is_trainable: bool = False, **hub: Any
     ) -> None:
         """Adds an adapter saved by PEFT or here, of "org/name" or a folder; WeightsError if it does not fit exactly."""
-        folder = adapter_folder(model_id, _of_hub(hub))
+        folder = adapter_folder(model_id, of_hub(hub))
         config = replace(LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable)
         self.add_adapter(adapter_name, config)
         try:
@@ -334,7 +335,7 @@ class PeftModel(nn.Module):
     ) -> PeftModel:
         """`model` with an adapter that PEFT or `save_pretrained` wrote, to run, or with `is_trainable` to learn.
         `config` in place of the file's."""
-        folder = adapter_folder(model_id, _of_hub(hub))
+        folder = adapter_folder(model_id, of_hub(hub))
         config = replace(
             config or LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable
         )
@@ -576,48 +577,3 @@ def prepare_model_for_kbit_training(
     if use_gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return model
-
-
-def get_peft_model_state_dict(model: PeftModel, adapter_name: str = "default") -> dict[str, Tensor]:
-    """One adapter's tensors under the names they have in a file of PEFT's."""
-    model._check_names([adapter_name], 1)
-    return adapter_state(model.base_model, adapter_name, model.peft_config[adapter_name])[0]
-
-
-def set_peft_model_state_dict(
-    model: PeftModel, peft_model_state_dict: Mapping[str, Tensor], adapter_name: str = "default"
-) -> None:
-    """Fills an adapter from such tensors; WeightsError if they are not exactly its own."""
-    model._check_names([adapter_name], 1)
-    config, held = model.peft_config[adapter_name], peft_model_state_dict
-    fill_adapter(model.base_model, adapter_name, config, "state dict", held, lambda key: held[key])
-
-
-def load_peft_weights(model_id: str | os.PathLike[str], device: str | None = None, **hub: Any) -> dict[str, Tensor]:
-    """The tensors of an adapter, of "org/name" or a folder, by PEFT's names."""
-    folder = adapter_folder(model_id, _of_hub(hub))
-    source = open_weights(next(folder / each for each in (WEIGHTS, PICKLE) if (folder / each).is_file()))
-    return {key: read_tensor(source, key).clone().to(device or "cpu") for key in source.names()}
-
-
-HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-IDLE_WORDS = ("low_cpu_mem_usage", "torch_device", "autocast_adapter_dtype", "ephemeral_gpu_offload")  # of no effect
-
-
-def _of_hub(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of the Hub among those of a load; ArgumentError for any other."""
-    for name in given:
-        if name not in (*HUB, *IDLE_WORDS):
-            raise ArgumentError("from_pretrained", f"has no {name!r}", remedy=f"There are {', '.join(HUB)}.")
-    if given.get("autocast_adapter_dtype") is False:
-        raise UnsupportedError("autocast_adapter_dtype", "adapters are float32 on a half-precision base", found=False)
-    return {name: value for name, value in given.items() if name in HUB}
-
-
-def adapter_folder(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:
-    """The local folder of an adapter, found as models are."""
-    snapshot = open_snapshot(name_or_path, **hub)
-    folder = snapshot.require("adapter_config.json").parent
-    if snapshot.file(WEIGHTS) is None:
-        snapshot.require(PICKLE)
-    return folder

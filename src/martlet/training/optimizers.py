@@ -19,6 +19,7 @@ Build = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 NOT_DECAYING = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 NARROW = (torch.bfloat16, torch.float16)
+NOISE_PART = 1 << 20  # numbers rounded at a time
 
 
 def decay_parameter_names(model: nn.Module) -> list[str]:
@@ -138,13 +139,16 @@ class NarrowOptimizer(torch.optim.Optimizer):
         if closure is not None:
             raise ArgumentError("closure", "cannot be used with weights narrower than float32")
         self._tell_inner()
+        # room for all weights in turn: taken one by one it would lie among the state that stays, and leave holes there
+        size = max((each.numel() for each in self.narrow if each.grad is not None), default=0)
+        rooms = [torch.empty(size, device=self.narrow[0].device) for _ in range(1 if self.keeps_masters else 2)]
         for index, (weight, wide) in enumerate(zip(self.narrow, self.wide, strict=True)):
             if weight.grad is None:
                 continue
             is_held = self.keeps_masters or weight.dtype == torch.float32
             if not is_held:
-                wide.data = weight.detach().float()
-            wide.grad = weight.grad.float()
+                wide.data = _laid_in(rooms[1], weight)
+            wide.grad = weight.grad if weight.grad.dtype == torch.float32 else _laid_in(rooms[0], weight.grad)
             self.inner.step()
             wide.grad = None
             if self.keeps_masters:
@@ -181,12 +185,29 @@ class NarrowOptimizer(torch.optim.Optimizer):
         self.steps = state["steps"]
 
 
+def _laid_in(room: Tensor, value: Tensor) -> Tensor:
+    """`value` as float32 in the beginning of `room`; by itself where it is one of several devices' or of shards."""
+    if type(value) not in (Tensor, nn.Parameter) or value.device != room.device or not value.is_contiguous():
+        return value.detach().float()
+    return room[: value.numel()].view(value.shape).copy_(value.detach())
+
+
 def _round_by_chance(out: Tensor, wide: Tensor, seed: int) -> None:
     """bfloat16 is the upper half of a float32: adding a random lower half before cutting rounds without bias."""
     generator = torch.Generator(device="cpu").manual_seed(seed >> 1)
-    noise = torch.randint(0, 1 << 16, wide.shape, generator=generator, dtype=torch.int32).to(wide.device)
-    bits = wide.contiguous().view(torch.int32) + noise
-    out.copy_((bits & -65536).view(torch.float32))
+    if type(out) not in (Tensor, nn.Parameter) or not out.is_contiguous():
+        noise = torch.randint(0, 1 << 16, wide.shape, generator=generator, dtype=torch.int32).to(wide.device)
+        out.copy_(_cut(wide.contiguous(), noise))
+        return
+    flat = wide.reshape(-1)
+    for begin in range(0, len(flat), NOISE_PART):
+        part = flat[begin : begin + NOISE_PART]
+        noise = torch.randint(0, 1 << 16, part.shape, generator=generator, dtype=torch.int32).to(wide.device)
+        out.view(-1)[begin : begin + NOISE_PART] = _cut(part, noise)
+
+
+def _cut(wide: Tensor, noise: Tensor) -> Tensor:
+    return noise.add_(wide.view(torch.int32)).bitwise_and_(-65536).view(torch.float32)
 
 
 def build_optimizer(args: TrainingArguments, groups: list[dict[str, Any]], build: Build) -> torch.optim.Optimizer:
