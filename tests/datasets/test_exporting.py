@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from martlet.datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Json, Value
+from martlet.errors import ArgumentError
 
 COLUMNS = {"id": [0, 1, 2], "text": ["a, b", None, "é\n"], "tags": [["x"], [], None], "score": [0.5, None, 2.0]}
 DS = Dataset.from_dict(COLUMNS)
@@ -121,3 +122,15 @@ def test_what_is_shown():
     assert repr(DS) == repr(hf.Dataset.from_dict(COLUMNS))
     assert repr(DatasetDict({"a": DS})) == repr(hf.DatasetDict({"a": hf.Dataset.from_dict(COLUMNS)}))
     assert "<script>" not in Dataset.from_dict({"<script>": ["<script>"]})._repr_html_()
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "values"])
+def test_json_of_another_shape(tmp_path, orient):
+    import datasets
+
+    rows = {"a": [1, 2], "b": ["x", "é"]}
+    for made, name in ((Dataset.from_dict(rows), "ours"), (datasets.Dataset.from_dict(rows), "theirs")):
+        made.to_json(tmp_path / name, lines=False, orient=orient, force_ascii=False)
+    assert json.loads((tmp_path / "ours").read_text()) == json.loads((tmp_path / "theirs").read_text())
+    with pytest.raises(ArgumentError, match="columns, index"):
+        Dataset.from_dict(rows).to_json(tmp_path / "x", orient=orient)

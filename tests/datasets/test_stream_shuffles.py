@@ -284,3 +284,57 @@ def test_a_worker_killed_in_an_epoch_and_gone_on(folder: Path, name: str):
     for worker, _, number, _ in loader_of(EPOCHS[name](folder), [state for _, state in saved]):
         gone_on[worker].append(number)
     assert gone_on == whole
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's
+@pytest.mark.parametrize("name", EPOCHS)
+def test_a_stateful_loader_goes_on(folder: Path, name: str):
+    """torchdata's loader keeps the states of its workers, and the rows that were given."""
+    reason = "StatefulDataLoader is torchdata's: pip install torchdata"
+    loaders = pytest.importorskip("torchdata.stateful_dataloader", reason=reason)
+
+    def loader() -> Any:
+        return loaders.StatefulDataLoader(EPOCHS[name](folder), batch_size=None, num_workers=2)
+
+    whole = ids(loader())
+    for stop in (1, 24, len(whole) - 3):
+        made = loader()
+        rows = iter(made)
+        before = [next(rows)["id"] for _ in range(stop)]
+        state = made.state_dict()
+        del rows
+        again = loader()
+        again.load_state_dict(state)
+        assert before + ids(again) == whole
+
+
+def test_what_is_taken_and_what_is_left_do_not_change_with_the_epoch(folder: Path):
+    """Of a shuffled stream cut into a part to test with and one to train with no row ever moves to the other."""
+    counted = load_dataset("json", data_files=str(folder / "counted.jsonl"), split="train", streaming=True)
+    for ds in (counted, files(folder)):
+        shuffled = ds.shuffle(seed=1, buffer_size=50)
+        held, rest = shuffled.take(30), shuffled.skip(30).shuffle(seed=2)
+        first = ids(rest)
+        for epoch in (0, 3):
+            shuffled.set_epoch(epoch), held.set_epoch(epoch), rest.set_epoch(epoch)
+            assert not set(ids(held)) & set(ids(rest)) and len(ids(rest)) == len(first)
+        assert set(ids(rest)) == set(first) and ids(rest) != first
+
+
+def test_workers_that_stay_alive_see_the_epoch(folder: Path):
+    torch = pytest.importorskip("torch")
+    ds = files(folder).shuffle(seed=1)
+    loader = torch.utils.data.DataLoader(ds, batch_size=None, num_workers=2, persistent_workers=True)
+    first = ids(loader)
+    assert ids(loader) == first
+    ds.set_epoch(1)
+    assert ids(loader) != first and sorted(ids(loader)) == sorted(first)
+
+
+def test_streams_of_other_columns_are_filled_up():
+    one = IterableDataset.from_generator(lambda: iter([{"a": 1}, {"a": 2}]))
+    two = IterableDataset.from_generator(lambda: iter([{"a": 3, "b": "x"}]))
+    both = concatenate_datasets([one, two])
+    assert list(both) == [{"a": 1, "b": None}, {"a": 2, "b": None}, {"a": 3, "b": "x"}]
+    assert both.features == Features({"a": Value("int64"), "b": Value("string")})
+    assert list(interleave_datasets([one, two])) == [{"a": 1, "b": None}, {"a": 3, "b": "x"}]

@@ -13,14 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from martlet.datasets.config import async_calls
 from martlet.datasets.dataset import Dataset
 from martlet.datasets.features import Features
 from martlet.datasets.formatting import PLAIN, Format, python_lists
 from martlet.datasets.lazy import LazyBatch, LazyRow, named_columns
 from martlet.datasets.stored import Stored
 from martlet.datasets.tables import Rows, dict_maker
-
-ASYNC_CALLS = 1000  # coroutines of one block that run at a time
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class RowCalls:
         return out
 
     async def _gathered(self, block: Block, given: Iterable[Any], rank: int) -> list[Any]:
-        gate = asyncio.Semaphore(ASYNC_CALLS)
+        gate = asyncio.Semaphore(async_calls())
 
         async def one(row: Any, at: int) -> Any:
             async with gate:

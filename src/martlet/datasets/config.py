@@ -14,7 +14,14 @@ from martlet.errors import ArgumentError, UnsupportedError
 
 _set: dict[str, Any] = {}
 _PACKAGES = {"PIL": "PIL", "SQLALCHEMY": "sqlalchemy", "TF": "tensorflow", "ZSTANDARD": "zstandard"}
-SETTINGS = ("HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "IN_MEMORY_MAX_SIZE")
+ASYNC_CALLS = "MAX_NUM_RUNNING_ASYNC_MAP_FUNCTIONS_IN_PARALLEL"
+SETTINGS = ("HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "IN_MEMORY_MAX_SIZE", ASYNC_CALLS)
+DEFAULT_MAX_BATCH_SIZE = 1000  # rows of a batch
+
+
+def async_calls() -> int:
+    """Coroutines of one map that run at a time."""
+    return int(_set.get(ASYNC_CALLS, 1000))
 
 
 def in_memory_max_size() -> int:
@@ -50,6 +57,8 @@ class _Config(ModuleType):
 
         if name == "IN_MEMORY_MAX_SIZE":
             return in_memory_max_size()
+        if name == ASYNC_CALLS:
+            return async_calls()
         if name == "HF_DATASETS_CACHE":
             from martlet.datasets.cache import cache_folder
 

@@ -18,7 +18,7 @@ from martlet.datasets.arguments import verb
 from martlet.datasets.formatting import PLAIN, format_table
 from martlet.datasets.kinds import Json, LargeList, List, walk
 from martlet.datasets.tables import dict_maker
-from martlet.errors import ArgumentError, FeatureError, UnsupportedError
+from martlet.errors import ArgumentError, FeatureError
 
 if TYPE_CHECKING:
     from martlet.datasets.dataset import Dataset
@@ -149,7 +149,7 @@ def to_json(
 ) -> int:
     """Writes JSON, an object a line, or with `lines=False` one list, and returns the bytes written."""
     if orient != "records":
-        raise UnsupportedError("to_json()", f"has no orient={orient!r}", remedy="ds.to_pandas().to_json() has it.")
+        return _oriented(self, path_or_buf, storage_options, lines, orient, force_ascii, indent, compression)
     if not lines and batch_size is not None and self.num_rows is not None and batch_size < self.num_rows:
         raise ArgumentError("to_json()", "lines=False writes all rows at once", found=f"batch_size={batch_size}")
     written, first = 0, True
@@ -168,6 +168,26 @@ def to_json(
         if not lines:
             written += file.write(b"]")
     return written
+
+
+def _oriented(
+    self: Dataset | Blocks,
+    path_or_buf: Any,
+    storage_options: dict[str, Any] | None,
+    lines: bool,
+    orient: str,
+    force_ascii: bool,
+    indent: int | None,
+    compression: str | None,
+) -> int:
+    """All rows as one object of another shape, which is pandas' to write."""
+    known = ("columns", "index", "split", "values", "table")
+    if lines or orient not in known:
+        rule = f"orient must be 'records', or with lines=False one of {', '.join(known)}"
+        raise ArgumentError("to_json()", rule, found=f"lines={lines}, orient={orient!r}")
+    text = to_pandas(self).to_json(orient=orient, force_ascii=force_ascii, indent=indent)
+    with opened(path_or_buf, storage_options, compression) as file:
+        return int(file.write(text.encode("utf-8", "surrogatepass")))
 
 
 def _plain(value: Any) -> Any:

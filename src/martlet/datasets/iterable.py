@@ -39,7 +39,7 @@ class IterableDataset:
         self._node, self._split, self._form = node, split, PLAIN
         self._info = info if info is not None else DatasetInfo(features=node.features)
         self._rank, self._world, self._strategy = 0, 1, "auto"
-        self._epoch: Any = 0
+        self._epoch: Any = _shared(0)
         self._resume: dict[str, Any] | None = None
         self._run: Run | None = None
         self._context = Context()
@@ -60,7 +60,7 @@ class IterableDataset:
         return _made, (self.__getstate__(),)
 
     def _like(self, node: Node) -> IterableDataset:
-        new = _made({**self.__getstate__(), "_node": node, "_resume": None, "_epoch": int(self._epoch)})
+        new = _made({**self.__getstate__(), "_node": node, "_resume": None, "_epoch": _shared(int(self._epoch))})
         new._info = copy.copy(self._info)
         new._info.features = node.features
         return new
@@ -147,7 +147,8 @@ class IterableDataset:
         resume, self._resume = self._resume, None
         state = None
         if resume is not None and resume["epoch"] == int(self._epoch):
-            if (resume["index"], resume["count"]) != (index, count):
+            # one that was taken before the first row is of nobody
+            if resume["run"] is not None and (resume["index"], resume["count"]) != (index, count):
                 raise ArgumentError(
                     "load_state_dict",
                     f"the state is of worker {resume['index']} of {resume['count']}",
@@ -201,15 +202,10 @@ class IterableDataset:
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffles are of this epoch from the next iteration on."""
-        if "torch" in sys.modules:
-            import torch
-
-            if not isinstance(self._epoch, torch.Tensor):
-                # shared memory: workers that stay alive see it too
-                self._epoch = torch.tensor(int(self._epoch)).share_memory_()  # type: ignore[no-untyped-call]
-            self._epoch.fill_(epoch)
+        if isinstance(self._epoch, int):
+            self._epoch = _shared(epoch)
         else:
-            self._epoch = epoch
+            self._epoch.fill_(epoch)
 
     # Verbs
 
@@ -297,15 +293,19 @@ class IterableDataset:
 
     @verb
     def skip(self, n: int) -> IterableDataset:
-        """Without the first n rows."""
+        """Without the first n rows. Which these are is fixed: a shuffle before it keeps the order of epoch 0."""
         _not_negative("skip", n)
-        return self._like(Part(self._node, n, None) if self.num_rows is not None else Limited(self._node, n, None))
+        if self.num_rows is not None:
+            return self._like(Part(self._node, n, None, is_fixed=True))
+        return self._like(Limited(self._node, n, None))
 
     @verb
     def take(self, n: int) -> IterableDataset:
-        """The first n rows."""
+        """The first n rows. Which these are is fixed: a shuffle before it keeps the order of epoch 0."""
         _not_negative("take", n)
-        return self._like(Part(self._node, 0, n) if self.num_rows is not None else Limited(self._node, 0, n))
+        if self.num_rows is not None:
+            return self._like(Part(self._node, 0, n, is_fixed=True))
+        return self._like(Limited(self._node, 0, n))
 
     @verb
     def repeat(self, num_times: int | None) -> IterableDataset:
@@ -441,6 +441,15 @@ def from_dataset(dataset: Any, num_shards: int | None = 1) -> IterableDataset:
     made = IterableDataset(FromDataset(dataset, num_shards or 1), split=dataset.split)
     made._form = dataset._form
     return made
+
+
+def _shared(epoch: int) -> Any:
+    """The epoch where workers that stay alive see it when it is set: torch's shared memory, if torch is there."""
+    if "torch" not in sys.modules:
+        return epoch
+    import torch
+
+    return torch.tensor(epoch).share_memory_()  # type: ignore[no-untyped-call]
 
 
 def _made(state: dict[str, Any]) -> IterableDataset:

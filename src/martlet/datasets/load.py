@@ -30,7 +30,7 @@ from martlet.datasets.info import DatasetInfo
 from martlet.datasets.modes import DownloadMode, VerificationMode, fetching, mode_of
 from martlet.datasets.slicing import as_instruction
 from martlet.datasets.sources import SOURCES, Source, make_source
-from martlet.datasets.sources.registry import ELSEWHERE, infer_kinds
+from martlet.datasets.sources.registry import ELSEWHERE, files_of_kind, infer_kinds
 from martlet.datasets.sources.source import log
 from martlet.datasets.splits import SplitDict
 from martlet.datasets.version import Version
@@ -250,6 +250,7 @@ def found_of(
 ) -> Found:
     """What was found, its format told by the files' names."""
     kind, implied = infer_kinds(files, where)
+    files = files_of_kind(files, (kind, implied), where)
     source = make_source(kind, {**implied, **config.options, **options}, num_threads=num_proc)
     features = features_from_card(config.features, where) if config.features else None
     return _looked(Found(name, config.name, source, files, features, config.about))

@@ -14,7 +14,7 @@ from martlet.datasets.sources.folder import METADATA, AudioFolder, ImageFolder
 from martlet.datasets.sources.json import Json
 from martlet.datasets.sources.media import AUDIO, IMAGES
 from martlet.datasets.sources.parquet import Arrow, Parquet
-from martlet.datasets.sources.source import Source
+from martlet.datasets.sources.source import Source, log
 from martlet.datasets.sources.sql import Sql
 from martlet.datasets.sources.text import Text
 from martlet.datasets.sources.webdataset import WebDataset
@@ -127,3 +127,22 @@ def infer_kinds(files: dict[str, list[DataFile]], where: str) -> tuple[str, dict
         said = ", ".join(f"{split}: {kind[0] if kind else 'unknown'}" for split, kind in found.items())
         raise DataFileError(where, "must be of one format in all splits", found=said, remedy="Pass data_files=.")
     return kinds[0]
+
+
+def files_of_kind(
+    files: dict[str, list[DataFile]], chosen: tuple[str, dict[str, Any]], where: str
+) -> dict[str, list[DataFile]]:
+    """The files of the format that was inferred, archives and metadata; which data files are left out is said."""
+
+    def is_of_kind(file: DataFile) -> bool:
+        if file.is_archive or (chosen[0].endswith("folder") and file.name in METADATA):
+            return True
+        return any(EXTENSIONS.get(ending) == chosen for ending in endings(file))
+
+    kept = {split: [file for file in group if is_of_kind(file)] for split, group in files.items()}
+    left = [file for split, group in files.items() for file in group if file not in kept[split]]
+    data = [file.name for file in left if any(ending in EXTENSIONS for ending in endings(file))]
+    if data:
+        what = "1 file of another format" if len(data) == 1 else f"{len(data)} files of other formats"
+        log.warning("%s is read as %s: left out %s (%s, ...)", where, chosen[0], what, data[0])
+    return kept

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Sequence
 
 from martlet.datasets.features import Features, aligned
 from martlet.datasets.info import DatasetInfo
 from martlet.datasets.iterable import IterableDataset
-from martlet.datasets.streams.node import Node
+from martlet.datasets.streams.blocks import encoded
+from martlet.datasets.streams.node import Context, Node
 from martlet.datasets.streams.numbered import Alternated, Beside
 from martlet.datasets.streams.opening import joined
 from martlet.datasets.streams.unnumbered import Drawn, Zipped
 from martlet.errors import ArgumentError
 
+LOOKED_AT = 5  # rows that tell the columns of a stream, as in Hugging Face's library
 STOPPING = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 
 
@@ -20,7 +24,7 @@ def concatenate_iterables(
     dsets: Sequence[IterableDataset], *, info: DatasetInfo | None = None, split: str | None = None, axis: int = 0
 ) -> IterableDataset:
     """Rows one stream after the other (axis 0), or columns side by side (axis 1)."""
-    node = concatenated([dataset._node for dataset in dsets], axis)
+    node = concatenated(_resolved(dsets), axis)
     new = _shared(IterableDataset(node, split=split, info=info), dsets)
     if all(dataset._form == dsets[0]._form for dataset in dsets):
         new._form = dsets[0]._form
@@ -37,8 +41,20 @@ def interleave_iterables(
     stopping_strategy: str = "first_exhausted",
 ) -> IterableDataset:
     """A row of each in turn, or drawn with probabilities, as Hugging Face's library draws them with the seed."""
-    node = interleaved([dataset._node for dataset in dsets], probabilities, seed, stopping_strategy)
+    node = interleaved(_resolved(dsets), probabilities, seed, stopping_strategy)
     return _shared(IterableDataset(node, split=split, info=info), dsets)
+
+
+def _resolved(dsets: Sequence[IterableDataset]) -> list[Node]:
+    """The streams' steps; features that are not known are those of the first rows, so that columns are filled up."""
+    nodes = []
+    for dataset in dsets:
+        node = dataset._node
+        if node.features is None and (rows := list(itertools.islice(node.run(None, Context()), LOOKED_AT))):
+            node = copy.copy(node)
+            node.features = encoded(rows, None)[1]
+        nodes.append(node)
+    return nodes
 
 
 def concatenated(nodes: Sequence[Node], axis: int) -> Node:

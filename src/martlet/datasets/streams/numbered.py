@@ -14,12 +14,14 @@ from martlet.datasets.streams.node import CHUNK, Context, Node, Positions, Row, 
 
 
 class Part(Node):
-    """Rows `start` up to `stop`."""
+    """Rows `start` up to `stop`; `is_fixed`: the same rows in every epoch, by the order of epoch 0 below it."""
 
     passes = True
 
-    def __init__(self, child: Node, start: int, stop: int | None, num_shards: int | None = None) -> None:
-        self._num_shards = num_shards
+    def __init__(
+        self, child: Node, start: int, stop: int | None, num_shards: int | None = None, *, is_fixed: bool = False
+    ) -> None:
+        self._num_shards, self._is_fixed = num_shards, is_fixed
         assert child.num_rows is not None
         stop = child.num_rows if stop is None else min(stop, child.num_rows)
         self._child, self._start = child, min(start, child.num_rows)
@@ -33,10 +35,10 @@ class Part(Node):
         return self._num_shards or super().num_shards
 
     def table(self, positions: Positions, epoch: int) -> pa.Table | None:
-        return self._child.table(positions + self._start, epoch)
+        return self._child.table(positions + self._start, 0 if self._is_fixed else epoch)
 
     def rows(self, positions: Positions, epoch: int) -> Iterator[Row]:
-        return self._child.rows(positions + self._start, epoch)
+        return self._child.rows(positions + self._start, 0 if self._is_fixed else epoch)
 
 
 class Every(Node):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ class _BatchedRun(Run):
 
 
 class Limited(Node):
-    """After the first `skip` rows, at most `take`: counted over all workers' rows together."""
+    """After the first `skip` rows, at most `take`: counted over all workers' rows, in the order of epoch 0."""
 
     splits, passes = False, True
 
@@ -159,7 +160,7 @@ class Limited(Node):
 class _LimitedRun(Run):
     def __init__(self, child: Node, skip: int, take: int | None, state: Any, context: Context) -> None:
         inner, self._seen = pair(state)
-        self._run, self._skip = child.run(inner, context), skip
+        self._run, self._skip = child.run(inner, replace(context, epoch=0)), skip
         self._stop = None if take is None else skip + take
 
     def __next__(self) -> Row:
