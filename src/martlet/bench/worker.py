@@ -237,8 +237,12 @@ class CTranslate2:
             TransformersConverter(model).convert(path, force=True)
         with open(os.path.join(path, "vocabulary.json"), encoding="utf-8") as file:
             self.names = json.load(file)  # prompts are named tokens
+        # prompts of unlike lengths together are fed token by token: one to a thread took a third of the time
         self.model = library.Generator(
-            path, compute_type=options.get("compute_type", "int8"), inter_threads=1, intra_threads=threads
+            path,
+            compute_type=options.get("compute_type", "int8"),
+            inter_threads=threads if rows > 1 else 1,
+            intra_threads=1 if rows > 1 else threads,
         )
         return {"version": library.__version__, "compute_type": self.model.compute_type}
 
@@ -250,6 +254,7 @@ class CTranslate2:
             max_length=new_tokens,
             min_length=new_tokens,
             include_prompt_in_result=False,
+            max_batch_size=1,
             sampling_topk=1,
             callback=seen.step if len(prompts) == 1 else None,
         )
