@@ -98,6 +98,7 @@ class RowCalls:
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function.call)
         self.rows: list[dict[str, Any]] | None = None  # of the last call, where the function was given rows of its own
+        self._written: set[str] = set()
         self._lists: list[list[Any]] | None = None  # what these held before, where all of each was read ahead
         self.ahead = list(function.inputs) if function.inputs is not None else named_columns(function.call, names)
 
@@ -120,9 +121,10 @@ class RowCalls:
 
     def _lazy_rows(self, block: Block, plain: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
+        written = self._written = set()
         for at, values in enumerate(plain):
             row = LazyRow(values)
-            row.block, row.at = block, at
+            row.block, row.at, row.written = block, at, written
             rows.append(row)
         return rows
 
@@ -130,10 +132,8 @@ class RowCalls:
         """The columns that the function wrote into the rows it was given, or took out of them."""
         rows = self.rows or []
         if self._lists is None:
-            written: dict[str, None] = {}
-            for row in rows:
-                written.update(dict.fromkeys(getattr(row, "written", ())))
-            return list(written)
+            order = {name: place for place, name in enumerate(rows[0] if self._written else ())}
+            return sorted(self._written, key=lambda name: (order.get(name, len(order)), name))
         names, width = [], len(block.names)
         try:
             if any(len(row) != width for row in rows):

@@ -18,7 +18,7 @@ class LazyRow(dict[str, Any]):
     __slots__ = ("at", "block", "written")
     block: Any
     at: int
-    written: set[str]  # columns that were written or taken out; only there once there are some
+    written: set[str]  # columns that were written or taken out; the rows of a block share it
 
     def fill(self) -> None:
         """Reads the columns that are not there yet, keeping the columns' order."""
@@ -38,14 +38,8 @@ class LazyRow(dict[str, Any]):
                 return dict.__getitem__(self, key)
         raise KeyError(key)
 
-    def _touch(self, key: str) -> None:
-        try:
-            self.written.add(key)
-        except AttributeError:
-            self.written = {key}
-
     def __setitem__(self, key: str, value: Any) -> None:
-        self._touch(key)
+        self.written.add(key)
         dict.__setitem__(self, key, value)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
@@ -66,7 +60,7 @@ class LazyRow(dict[str, Any]):
     def __delitem__(self, key: str) -> None:
         self.fill()
         dict.__delitem__(self, key)
-        self._touch(key)
+        self.written.add(key)
 
     def pop(self, key: str, default: Any = _ABSENT) -> Any:
         """As a dict's."""
@@ -75,14 +69,14 @@ class LazyRow(dict[str, Any]):
             if default is _ABSENT:
                 raise KeyError(key)
             return default
-        self._touch(key)
+        self.written.add(key)
         return dict.pop(self, key)
 
     def popitem(self) -> tuple[str, Any]:
         """As a dict's."""
         self.fill()
         key, value = dict.popitem(self)
-        self._touch(key)
+        self.written.add(key)
         return key, value
 
     def clear(self) -> None:

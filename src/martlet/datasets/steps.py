@@ -117,9 +117,14 @@ class _MapWork:
             return None if columns is None else (columns, None)
         removed, given = set(self.step.removed), self.calls.rows
         touched = self.calls.touched(block) if given is not None else []
-        if given is not None and first is not None and (touched or _are_uneven(rows, given)):
+        if given is not None and first is not None and (touched or any(map(is_, rows, given))):
             return self._merged(rows, given, touched, block, where)
-        columns = rows_as_columns(rows, where, block.first)
+        try:
+            columns = rows_as_columns(rows, where, block.first)
+        except MapError:  # rows of different keys
+            if given is None:
+                raise
+            return self._merged(rows, given, touched, block, where)
         return None if columns is None else (columns, removed)
 
     def _merged(
@@ -187,17 +192,6 @@ class _MapWork:
 # new columns, and which of the old ones do not stay: None for all of them, and their order
 Made = tuple[dict[str, Any], set[str] | None]
 _NOTHING = object()
-
-
-def _are_uneven(rows: list[Any], given: list[dict[str, Any]]) -> bool:
-    """Whether a row is handed back as it was given, or rows have different keys."""
-    if any(map(is_, rows, given)):
-        return True
-    first = rows[0]
-    if not isinstance(first, Mapping):
-        return True
-    keys, width = first.keys(), len(first)
-    return any(not isinstance(row, Mapping) or len(row) != width or row.keys() != keys for row in rows)
 
 
 @dataclass(frozen=True)
