@@ -86,8 +86,8 @@ void Engine::plan_attention(Pass& pass) const {
   // Few tokens and long pasts: chunks are shared out as well, or a thread would wait for another's row.
   bool in_pieces = longest > kChunk && pass.tokens.size() * size_t(heads) < size_t(8 * team_.size());
   if (in_pieces) pass.pieces = int((longest - 1) / kChunk) + 1;
-  // so many that a page of keys is widened once for about 28 heads' queries, and items stay small
-  const int queries_together = std::max(1, 28 * heads / a.num_attention_heads);
+  // so many that a page of keys is widened once for about 30 heads' queries, and items stay small
+  const int queries_together = std::max(1, 30 * heads / a.num_attention_heads);
   for (size_t r = 0; r < pass.rows.size(); ++r) {
     const PassRow& row = pass.rows[r];
     int together = in_pieces ? 1 : queries_together;
