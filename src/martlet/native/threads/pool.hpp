@@ -48,9 +48,10 @@ class Team {
 
   // The same, and the last to come does what is too little to share before all go on.
   template <class F> void meet(int thread, F&& alone) {
-    if (count_ == 1) return alone();
+    const uint32_t count = uint32_t(count_);  // read before this thread has come: after it, the next job may set it
+    if (count == 1) return alone();
     uint32_t before = passed_->read();
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < uint32_t(count_)) return sleep_past(before, thread);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < count) return sleep_past(before, thread);
     arrived_.store(0, std::memory_order_relaxed);
     alone();
     passed_->advance();
