@@ -64,7 +64,7 @@ def tokenize_backend(tokenizer: Any, fast: bool | str = "auto") -> str:
 
 @dataclass(frozen=True)
 class TokenizeBatch:
-    """A table of texts to a table of ids. It is its attributes: what it is hashed and sent to workers by."""
+    """A table of texts to columns of ids. It is its attributes: what it is hashed and sent to workers by."""
 
     written: str
     columns: tuple[str, ...]
@@ -73,9 +73,9 @@ class TokenizeBatch:
     masks: bool
     fast: bool | str
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table) -> dict[str, pa.Array]:
         encoder = encoder_of(self.written, chosen_backend(self.written, self.fast).name == "fastokens")
-        made = {}
+        made: dict[str, pa.Array] = {}
         for column in self.columns:
             prefix = "" if len(self.columns) == 1 else f"{column}_"
             texts = table.column(column)
@@ -85,12 +85,12 @@ class TokenizeBatch:
             if self.masks:
                 ones = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ones(len(ids), np.int8)))
                 made[f"{prefix}attention_mask"] = _holed(ones, texts)
-        return pa.table(made)
+        return made
 
     def lists(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """The same of columns of lists."""
-        table = self(pa.table({name: pa.array(batch[name], pa.string()) for name in self.columns}))
-        return {name: table.column(name).to_pylist() for name in table.column_names}
+        made = self(pa.table({name: pa.array(batch[name], pa.string()) for name in self.columns}))
+        return {name: column.to_pylist() for name, column in made.items()}
 
 
 def _texts(name: str, column: pa.ChunkedArray) -> list[str]:
