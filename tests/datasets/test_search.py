@@ -72,6 +72,35 @@ def test_the_files_are_those_of_faiss(ds: Dataset, tmp_path: Path):
     assert ds.search("vector", VECTORS[3], k=3).indices[0] == 3
 
 
+def test_an_index_lies_where_fsspec_reaches(ds: Dataset, tmp_path: Path):
+    ds.add_faiss_index("vector")
+    ds.save_faiss_index("vector", "memory://indexes/a.faiss", storage_options={"skip_instance_cache": True})
+    other = Dataset.from_dict({"n": list(range(50))})
+    other.load_faiss_index("v", "memory://indexes/a.faiss", storage_options={"skip_instance_cache": True})
+    assert other.search("v", VECTORS[9], k=1).indices.tolist() == [9]
+    with pytest.raises(UnsupportedError, match="searches on the CPU"):
+        other.load_faiss_index("v", "memory://indexes/a.faiss", device=0)
+    with pytest.raises(FileNotFoundError):
+        other.load_faiss_index("v", tmp_path / "none")
+
+
+def test_an_index_of_ones_own_is_trained(ds: Dataset):
+    class Own:
+        d, trained, added = 6, 0, 0
+
+        def train(self, vectors: Any) -> None:
+            assert not self.added
+            self.trained = len(vectors)
+
+        def add(self, vectors: Any) -> None:
+            self.added = len(vectors)
+
+    ds.add_faiss_index("vector", custom_index=(own := Own()), train_size=20)
+    assert (own.trained, own.added) == (20, 50)
+    ds.add_faiss_index("vector", custom_index=(own := Own()))
+    assert (own.trained, own.added) == (0, 50)
+
+
 def test_what_an_index_needs(ds: Dataset):
     ds.add_faiss_index_from_external_arrays(VECTORS[::-1], "outside", string_factory="Flat")
     assert ds.search("outside", VECTORS[0], k=1).indices.tolist() == [49]

@@ -25,6 +25,11 @@ class IterableDatasetDict(dict[str, IterableDataset]):
 
     push_to_hub = pushing.push_to_hub
 
+    def map(self, function: Any = None, *args: Any, with_split: bool = False, **kwargs: Any) -> IterableDatasetDict:
+        """`map` of each split; with `with_split` the function is told the split after its other arguments."""
+        told = {split: WithSplit(function, split) if with_split else function for split in self}
+        return type(self)({split: ds.map(told[split], *args, **kwargs) for split, ds in self.items()})
+
     def __repr__(self) -> str:
         inner = "\n".join(f"{name}: {dataset!r}" for name, dataset in self.items())
         return "IterableDatasetDict({\n    " + inner.replace("\n", "\n    ") + "\n})"
@@ -38,14 +43,6 @@ def _each(name: str) -> Callable[..., IterableDatasetDict]:
     return applied
 
 
-def _map(self: IterableDatasetDict, function: Any = None, *args: Any, **kwargs: Any) -> IterableDatasetDict:
-    """`map` of each split; with `with_split=True` the function is told the split after its other arguments."""
-    if not kwargs.pop("with_split", False):
-        return type(self)({split: ds.map(function, *args, **kwargs) for split, ds in self.items()})
-    return type(self)({split: ds.map(WithSplit(function, split), *args, **kwargs) for split, ds in self.items()})
-
-
-IterableDatasetDict.map = _map  # type: ignore[attr-defined]
 for _name in (
     *("filter", "shuffle", "skip", "take", "repeat", "shard", "batch", "select_columns", "remove_columns"),
     *("rename_column", "rename_columns", "cast", "cast_column", "with_format", "with_transform", "add_column"),

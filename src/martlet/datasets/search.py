@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from martlet.datasets.arguments import verb
+from martlet.datasets.exporting import opened
 from martlet.errors import ArgumentError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -82,17 +82,21 @@ class FlatIndex:
         squares: Floats = np.einsum("nd,nd->n", apart, apart)
         return squares
 
-    def save(self, path: Path) -> None:
-        """Writes faiss' file of a Flat index."""
+    def save(self, file: str | os.PathLike[str], storage_options: dict[str, Any] | None = None) -> None:
+        """Writes faiss' file of a Flat index, put in its place when it is whole."""
         count, width = self.vectors.shape
         code = next(code for code, metric in _CODES.items() if metric == self.metric)
         head = code + _HEADER.pack(width, count, 1 << 20, 1 << 20, True, self.metric)
-        path.write_bytes(head + struct.pack("<Q", count * width) + self.vectors.astype("<f4").tobytes())
+        with opened(file, storage_options, None) as to:
+            to.write(head + struct.pack("<Q", count * width) + self.vectors.astype("<f4").tobytes())
 
     @classmethod
-    def load(cls, path: Path) -> FlatIndex:
+    def load(cls, path: str | os.PathLike[str], storage_options: dict[str, Any] | None = None) -> FlatIndex:
         """Reads it. UnsupportedError for another kind of index."""
-        data = path.read_bytes()
+        import fsspec
+
+        with fsspec.open(os.fspath(path), "rb", **(storage_options or {})) as file:
+            data: bytes = file.read()
         if data[:4] not in _CODES:
             remedy = "Read it with faiss, and pass it as custom_index= of add_faiss_index."
             raise UnsupportedError(os.fspath(path), "is no Flat index", found=repr(data[:4]), remedy=remedy)
@@ -124,11 +128,12 @@ def add_faiss_index(
     """An index over a column of vectors of one width, under `index_name` or the column's name. The dataset itself.
 
     `metric_type` is faiss': 1 squared distance (as without it), 0 inner product. `custom_index` is one of faiss', which
-    the vectors are added to.
+    is trained on the first `train_size` vectors, if that is given, and which the vectors are added to. Vectors are
+    compared as float32 whatever `dtype`; `batch_size` and `faiss_verbose` change nothing.
     """
     self._known(column)
     vectors = self.with_format("numpy", columns=[column])[:][column]
-    _put(self, index_name or column, vectors, device, string_factory, metric_type, custom_index, column)
+    _put(self, index_name or column, vectors, device, string_factory, metric_type, custom_index, train_size, column)
     return self
 
 
@@ -149,14 +154,22 @@ def add_faiss_index_from_external_arrays(
     """An index over vectors that are not in the dataset, one for each row."""
     if len(external_arrays) != len(self):
         raise ArgumentError("external_arrays", f"must be {len(self)} vectors", found=len(external_arrays))
-    _put(self, index_name, external_arrays, device, string_factory, metric_type, custom_index, "external_arrays")
+    what = "external_arrays"
+    _put(self, index_name, external_arrays, device, string_factory, metric_type, custom_index, train_size, what)
 
 
 def _put(
-    dataset: Dataset, name: str, vectors: Any, device: Any, factory: str | None, metric: Any, custom: Any, what: str
+    dataset: Dataset,
+    name: str,
+    vectors: Any,
+    device: Any,
+    factory: str | None,
+    metric: Any,
+    custom: Any,
+    train_size: int | None,
+    what: str,
 ) -> None:
-    if device is not None:
-        raise UnsupportedError("add_faiss_index(device=)", "searches on the CPU", found=repr(device))
+    _on_processor("add_faiss_index", device)
     if factory not in (None, "Flat"):
         remedy = "Pass faiss.index_factory(width, string_factory) as custom_index=."
         raise UnsupportedError(
@@ -171,8 +184,15 @@ def _put(
     if made.ndim != 2:
         raise ArgumentError(what, "must hold vectors of one width", found=f"shape {made.shape}")
     if custom is not None:
+        if train_size is not None:
+            custom.train(made[:train_size])
         custom.add(made)
     _indexes(dataset)[name] = custom if custom is not None else FlatIndex(made, L2 if metric is None else metric)
+
+
+def _on_processor(name: str, device: Any) -> None:
+    if device is not None:
+        raise UnsupportedError(f"{name}(device=)", "searches on the CPU", found=repr(device))
 
 
 def _indexes(dataset: Dataset) -> dict[str, Any]:
@@ -209,11 +229,11 @@ def drop_index(self: Dataset, index_name: str) -> None:
 def save_faiss_index(
     self: Dataset, index_name: str, file: str | os.PathLike[str], storage_options: dict[str, Any] | None = None
 ) -> None:
-    """Writes the index as faiss does."""
+    """Writes the index as faiss does, to a file or an address of fsspec's with its `storage_options`."""
     index = get_index(self, index_name)
     if not isinstance(index, FlatIndex):
         raise UnsupportedError("save_faiss_index()", "writes exact indexes alone", remedy="Use faiss.write_index.")
-    index.save(Path(file))
+    index.save(file, storage_options)
 
 
 @verb
@@ -225,7 +245,8 @@ def load_faiss_index(
     storage_options: dict[str, Any] | None = None,
 ) -> None:
     """Reads an index of as many vectors as there are rows; exact ones (faiss' "Flat") alone."""
-    index = FlatIndex.load(Path(file))
+    _on_processor("load_faiss_index", device)
+    index = FlatIndex.load(file, storage_options)
     if len(index.vectors) != len(self):
         raise ArgumentError(os.fspath(file), f"must hold {len(self)} vectors", found=len(index.vectors))
     _indexes(self)[index_name] = index
