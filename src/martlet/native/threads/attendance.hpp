@@ -17,7 +17,7 @@ class Attendance {
     return now_;
   }
 
-  // A job ended at `time`, having taken `seconds`, of which its caller slept `waited` at barriers.
+  // A job ended at `time`, having taken `seconds`, of which its caller waited `waited` at barriers.
   void ended(double time, double seconds, double waited) {
     if (now_ == 1 || seconds <= 0) return;
     lateness_ += (std::min(waited / seconds, 1.0) - lateness_) / 4;

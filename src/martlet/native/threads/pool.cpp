@@ -113,6 +113,7 @@ double Signal::await(uint32_t old) {
   static thread_local int patience = kSpins;
   static thread_local uint32_t waits = 0;
   const int spins = ++waits % kProbe == 0 ? kSpins : patience;
+  const double began = now();
   for (int i = 0; i < spins; ++i) {
     if (read() != old) {
       patience = std::max(patience, std::min(kSpins, 4 * i + 100));
@@ -122,7 +123,6 @@ double Signal::await(uint32_t old) {
   }
   if (read() != old) return 0;
   if (spins == kSpins) patience /= 4;
-  double began = now();
   sleepers_.fetch_add(1);
   sleep_while(value_, old);
   sleepers_.fetch_sub(1);
@@ -197,8 +197,8 @@ void Team::share(const std::function<void(int)>& job) {
 }
 
 void Team::sleep_past(uint32_t before, int thread) {
-  double asleep = passed_->await(before);
-  if (thread == 0) waited_s_ += asleep;
+  double waited = passed_->await(before);
+  if (thread == 0) waited_s_ += waited;
 }
 
 }  // namespace martlet

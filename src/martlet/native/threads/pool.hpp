@@ -20,7 +20,7 @@ class alignas(64) Signal {
  public:
   uint32_t read() const { return value_.load(std::memory_order_acquire); }
   void advance();                // wakes who sleeps
-  double await(uint32_t old);    // until it is no longer `old`; seconds asleep
+  double await(uint32_t old);    // until it is no longer `old`; seconds waited, 0 where spinning was enough
 
  private:
   std::atomic<uint32_t> value_{0};
@@ -71,7 +71,7 @@ class Team {
   std::unique_ptr<Signal[]> rounds_;  // a thread's own: counts its jobs
   const std::function<void(int)>* job_ = nullptr;
   int count_ = 1;                     // threads of the present job
-  double waited_s_ = 0;               // in this job, by the caller asleep
+  double waited_s_ = 0;               // in this job, by the caller, where spinning was not enough
   Attendance attendance_;
   alignas(64) std::atomic<uint32_t> arrived_{0};  // of the barrier
   std::unique_ptr<Signal> passed_;  // counts barriers
