@@ -71,7 +71,7 @@ struct Rows {
     in.scale = scale.reserve(size / kBlock), in.total = total.reserve(size / kBlock);
     in.half = half.reserve(size / kBlock);
     for (size_t i = 0; i < size; ++i) in.f32[i] = number();
-    for (int r = 0; r < count; ++r) kernels.prepare(in.f32 + size_t(r) * size_t(in.stride), k, in, r);
+    for (int r = 0; r < count; ++r) kernels.prepare(in.f32 + size_t(r) * size_t(in.stride), k, in, r, 0, in.stride / kBlock);
   }
 };
 
@@ -136,7 +136,7 @@ void rows(const Kernels& kernels) {
   };
   Activations q8 = r.in;
   q8.bf16 = nullptr, q8.rounded = nullptr;
-  line("quantise", [&] { kernels.prepare(x.data(), n, q8, 0); });
+  line("quantise", [&] { kernels.prepare(x.data(), n, q8, 0, 0, q8.stride / kBlock); });
   line("norm", [&] { kernels.norm(NormKind::RMS, x.data(), w.data(), nullptr, 1e-5f, n, y.data()); });
   line("silu gate", [&] { kernels.activate(Act::SILU, x.data(), w.data(), n, y.data()); });
   line("add", [&] { kernels.add_scaled(y.data(), x.data(), 1.0f, n); });

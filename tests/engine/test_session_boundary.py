@@ -237,3 +237,44 @@ def test_a_session_that_others_close_meanwhile():
     thread.join()
     assert len(said) == 1 and isinstance(said[0], (GenerationError, KeyError, IndexError)), said
     assert model.rows.engine.pages_held == 0
+
+
+def test_a_listener_hears_each_step_before_the_next_and_ends_them():
+    session = make_model(rotation=PLAIN).open_session()
+    row, alone = session.add(), session.add()
+    heard, lengths = [], []
+
+    def listen(chosen):
+        heard.append(chosen)
+        lengths.append(session.length(row))
+        return len(heard) < 3
+
+    told = session.advance([(row, [5, 6])], [greedy()], 9, listen)
+    assert told == heard and len(heard) == 3
+    assert told == session.advance([(alone, [5, 6])], [greedy()], 3)
+    assert session.length(row) == session.length(alone) == 4
+    assert lengths == [2, 2, 2]  # the session counts what was told once the call is over
+    following = [(each, [heard[-1][0].token]) for each in (row, alone)]
+    ours, theirs = session.step(following).logits
+    assert np.array_equal(ours, theirs)
+    session.close()
+
+
+@pytest.mark.parametrize("kind", [ValueError, MemoryError, KeyboardInterrupt])
+def test_what_a_listener_raises_comes_out_as_it_is(kind):
+    session = make_model(rotation=PLAIN).open_session()
+    row = session.add()
+    count = 0
+
+    def listen(chosen):
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise kind("mine")
+        return True
+
+    with pytest.raises(kind, match="^mine$"):
+        session.advance([(row, [5, 6])], [chooser := greedy()], 9, listen)
+    assert count == 2
+    assert len(session.advance([(row, [7])], [chooser], 2)) == 2  # neither row nor chooser is held any longer
+    session.close()

@@ -70,7 +70,7 @@ std::vector<float> product(const Kernels& kernels, const Packed& w, const std::v
     in.rounded = rounded.data();
   for (int r = 0; r < rows; ++r) {
     std::copy_n(x.data() + size_t(r) * size_t(m.k), m.k, f32.data() + size_t(r) * size_t(in.stride));
-    kernels.prepare(x.data() + size_t(r) * size_t(m.k), m.k, in, r);
+    kernels.prepare(x.data() + size_t(r) * size_t(m.k), m.k, in, r, 0, in.stride / kBlock);
   }
   std::vector<float> y(size_t(rows) * size_t(m.groups()) * kRows);
   kernels.matmul[int(m.kind)](m, 0, m.groups(), in, 0, rows, y.data(), size_t(m.groups()) * kRows);

@@ -28,3 +28,22 @@ TEST(shapes_that_do_not_fit_are_refused) {
   CHECK_THROWS(make_packed(Kind::Q8_0, 1, 33), "multiple of 32");
   CHECK_THROWS(make_packed(Kind::F32, 0, 4), "found 0 x 4");
 }
+
+TEST(matrices_of_an_arena_lie_beside_each_other_and_outlive_it) {
+  auto arena = std::make_unique<Arena>();
+  std::vector<Packed> packed;
+  for (int n : {3, 16, 400, 5000, 33, 1}) packed.push_back(make_packed(Kind::F32, n, 100, arena.get()));
+  arena.reset();
+  for (size_t i = 0; i < packed.size(); ++i) {
+    CHECK(reinterpret_cast<uintptr_t>(packed[i].matrix.data) % 64 == 0);
+    std::vector<float> row(100, float(i));
+    for (int r = 0; r < packed[i].matrix.n; ++r) pack_row(packed[i], r, reinterpret_cast<const uint8_t*>(row.data()));
+  }
+  for (size_t i = 0; i < packed.size(); ++i) {
+    std::vector<float> got(100);
+    for (int r = 0; r < packed[i].matrix.n; ++r) {
+      unpack_row(packed[i], r, got.data());
+      CHECK(got == std::vector<float>(100, float(i)));
+    }
+  }
+}

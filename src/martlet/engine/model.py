@@ -202,7 +202,7 @@ class _Packer:
         self, source: TensorSource, pieces: Mapping[str, Piece], quantized: str | None, num_threads: int
     ) -> None:
         self.source, self.pieces, self.quantized, self.num_threads = source, pieces, quantized, num_threads
-        self.kinds = frozenset(native().kinds())
+        self.kinds, self.arena = frozenset(native().kinds()), native().Arena()
         self.buffer = np.empty(0, np.uint8)  # one for all slices: fresh memory costs more than what is read into it
 
     def dtype(self, name: str) -> str:
@@ -229,8 +229,8 @@ class _Packer:
         return "F32"
 
     def packed_bytes(self, name: str, shape: tuple[int, ...]) -> int:
-        """What a matrix takes. Its memory is asked for and given back: none of it is touched."""
-        size: int = native().make_packed(self._kind(self._known(name).dtype, shape[1]), *shape).num_bytes
+        """What a matrix takes."""
+        size: int = native().packed_bytes(self._kind(self._known(name).dtype, shape[1]), *shape)
         return size
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
@@ -261,7 +261,7 @@ class _Packer:
         """A matrix as it lies in the file, a slice of its rows in memory at a time."""
         rows, columns = shape
         kind = self._kind(dtype, columns)
-        packed = native().make_packed(kind, rows, columns)
+        packed = native().make_packed(kind, rows, columns, self.arena)
         row_bytes = self.source.info(source).num_bytes // rows
         step = min(rows, max(16, min(self.num_threads, 8) * _SLICE_BYTES // row_bytes // 16 * 16))
         if self.buffer.size < step * row_bytes:
@@ -289,7 +289,9 @@ class _Packer:
             raw = np.ascontiguousarray(piece.take(values)).reshape(-1).view(np.uint8)
             order = None
         kind = self._kind(dtype, columns)
-        return native().pack(kind, self._encode(raw, dtype, columns), rows, columns, order, self.num_threads)
+        return native().pack(
+            kind, self._encode(raw, dtype, columns), rows, columns, order, self.num_threads, self.arena
+        )
 
     def _bytes(self, source: str) -> NDArray[np.uint8]:
         out = np.empty(self.source.info(source).num_bytes, np.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -112,7 +112,11 @@ class EngineSession:
         return EngineChooser(choice, stream, ids, self.model.arch.vocab_size)
 
     def advance(
-        self, batch: Sequence[tuple[int, Sequence[int]]], choosers: Sequence[EngineChooser], max_steps: int
+        self,
+        batch: Sequence[tuple[int, Sequence[int]]],
+        choosers: Sequence[EngineChooser],
+        max_steps: int,
+        on_step: Callable[[list[Chosen]], bool] | None = None,
     ) -> list[list[Chosen]]:
         """As `generation.backend.Session` says. The interpreter lock is released; Ctrl-C is heard between steps."""
         rows = [self._rows[row] for row, _ in batch]
@@ -120,13 +124,25 @@ class EngineSession:
         if any(turns_over(rope, *span) for rope in self.model.ropes for span in spans):
             max_steps = 1  # the next step turns its keys otherwise
         handles = [chooser.handle for chooser in choosers]
+        raised: list[BaseException] = []  # by the listener: no failure of the engine's
+
+        def hear(step: list[Any]) -> bool:
+            try:
+                return on_step is not None and on_step([Chosen(*each) for each in step])
+            except BaseException as error:
+                raised.append(error)
+                return False
+
         with self._undone_if_refused(rows):
             fed = [self._tokens_to_feed(row, tokens) for row, (_, tokens) in zip(rows, batch, strict=True)]
-            steps = self._engine.advance(*self._flat(rows, fed), self._frequencies(rows), handles, max_steps)
+            listener = None if on_step is None else hear
+            steps = self._engine.advance(*self._flat(rows, fed), self._frequencies(rows), handles, max_steps, listener)
         told = [[Chosen(*each) for each in step] for step in steps]
         for step in told[:-1]:
             for row, chosen in zip(rows, step, strict=True):
                 row.ids.append(chosen.token)
+        if raised:
+            raise raised.pop()  # kept nowhere: its traceback holds this frame
         return told
 
     def step(

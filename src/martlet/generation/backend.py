@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -99,10 +99,15 @@ class Session(Protocol):
         ...
 
     def advance(
-        self, batch: Sequence[tuple[int, Sequence[int]]], choosers: Sequence[Any], max_steps: int
+        self,
+        batch: Sequence[tuple[int, Sequence[int]]],
+        choosers: Sequence[Any],
+        max_steps: int,
+        on_step: Callable[[list[Chosen]], bool] | None = None,
     ) -> list[list[Chosen]]:
         """Feeds each `(row, its next tokens)`, then what its chooser chose, until `max_steps` were made, a row has
-        ended or the next step would not fit; each step's choices. The last ones are not fed."""
+        ended or the next step would not fit; each step's choices. The last ones are not fed. `on_step` is told the
+        choices of a step before the next one begins, and says whether it shall."""
         ...
 
     def fork(self, row: int) -> int:

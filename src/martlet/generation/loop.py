@@ -178,9 +178,18 @@ class Decoder:
         is_watched = is_watched or any(row.request.is_watched for row in live)
         batch = [(row.session_row, row.ids.view()[-1:].tolist()) for row in live]
         choosers = [row.chooser for row in live]
-        for chosen in self.session.advance(batch, choosers, 1 if is_watched else STEPS_TOGETHER):
+
+        def take(chosen: Sequence[Chosen]) -> bool:
             for row, each in zip(live, chosen, strict=True):
                 self._take(row, each)
+            is_cancelled = self.is_cancelled is not None and self.is_cancelled()
+            return not is_cancelled and all(row.reason is None for row in live)
+
+        if is_watched:
+            self.session.advance(batch, choosers, STEPS_TOGETHER, take)
+        else:
+            for chosen in self.session.advance(batch, choosers, STEPS_TOGETHER):
+                take(chosen)
         for row in live:
             if row.reason is not None:
                 self._leave(row)

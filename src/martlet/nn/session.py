@@ -73,7 +73,7 @@ class TorchSession:
     def chooser(self, choice: Any, stream: int, ids: NDArray[np.int64]) -> None:
         """The loop chooses."""
 
-    def advance(self, batch: Any, choosers: Any, max_steps: int) -> Any:
+    def advance(self, batch: Any, choosers: Any, max_steps: int, on_step: Any = None) -> Any:
         raise NotImplementedError("a session without choosers takes steps")
 
     def length(self, row: int) -> int:

@@ -170,8 +170,9 @@ struct BoundEngine {
   }
 
   // Steps until a row is done, `max_steps` were made, or pages are lacking; every row's choice after each step.
+  // `on_step` is told each step's choices at once, and says whether to go on.
   nb::list advance(Ints sequences, Ints counts, Ints tokens, const std::vector<FloatRows>& frequencies,
-                   const std::vector<std::shared_ptr<BoundChooser>>& choosers, int max_steps) {
+                   const std::vector<std::shared_ptr<BoundChooser>>& choosers, int max_steps, nb::object on_step) {
     Ask ask = read(sequences, counts, tokens, frequencies, false);
     size_t n = ask.rows.size();
     if (choosers.size() != n) refuse("a chooser for each row");
@@ -184,26 +185,29 @@ struct BoundEngine {
     Hold held(choosers);
     std::vector<std::vector<Chosen>> steps;
     arrive();
+    const bool is_watched = !on_step.is_none();
+    const auto moment = std::chrono::milliseconds(is_watched ? 0 : 20);
+    nb::list out;
     bool goes_on = n > 0;
     while (goes_on) {
-      goes_on = take_steps(ask, steps, max_steps);
+      goes_on = take_steps(ask, steps, max_steps, moment);
       // signals are looked for between steps, not more often than is felt
       if (goes_on && PyErr_CheckSignals() != 0) throw nb::python_error();
-    }
-    nb::list out;
-    for (const auto& step : steps) {
-      nb::list row;
-      for (const Chosen& chosen : step) row.append(tell(chosen));
-      out.append(row);
+      while (out.size() < steps.size()) {
+        nb::list row;
+        for (const Chosen& chosen : steps[out.size()]) row.append(tell(chosen));
+        out.append(row);
+        if (is_watched && !nb::cast<bool>(on_step(row))) goes_on = false;
+      }
     }
     return out;
   }
 
-  // Steps for a moment; whether more are to come.
-  bool take_steps(Ask& ask, std::vector<std::vector<Chosen>>& steps, int max_steps) {
+  // A step, and more for a moment; whether more are to come.
+  bool take_steps(Ask& ask, std::vector<std::vector<Chosen>>& steps, int max_steps, std::chrono::milliseconds moment) {
     Unlocked unlocked;
     auto begun = std::chrono::steady_clock::now();
-    while (std::chrono::steady_clock::now() - begun < std::chrono::milliseconds(20)) {
+    do {
       std::lock_guard turn(*turns);
       // the first step was asked for: it fails loudly. Later ones leave the rows as they are.
       if (!steps.empty() && (!has_room(ask) || engine.pages_needed(ask.rows) > engine.cache().pages_free())) return false;
@@ -218,7 +222,7 @@ struct BoundEngine {
       }
       for (size_t i = 0; i < ask.rows.size(); ++i) ask.rows[i].tokens = {&ask.tokens[i], 1};
       if (!goes_on) return false;
-    }
+    } while (std::chrono::steady_clock::now() - begun < moment);
     return true;
   }
 
@@ -303,5 +307,5 @@ void bind_engine(nb::module_& m) {
       })
       .def("step", &BoundEngine::step, "sequences"_a, "counts"_a, "tokens"_a, "frequencies"_a, "wants_all"_a, "logits"_a)
       .def("advance", &BoundEngine::advance, "sequences"_a, "counts"_a, "tokens"_a, "frequencies"_a, "choosers"_a,
-           "max_steps"_a);
+           "max_steps"_a, "on_step"_a = nb::none());
 }

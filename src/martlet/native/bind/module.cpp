@@ -115,7 +115,7 @@ void pack_rows(Packed& packed, int first_row, int count, const uint8_t* source, 
 }
 
 std::shared_ptr<Packed> pack(const std::string& type, Bytes source, int n, int k, std::optional<Longs> rows,
-                             int num_threads) {
+                             int num_threads, Arena* arena) {
   Kind kind = find_kind(type);
   if (n < 1 || k < 1) refuse("a matrix has at least one row and one column");
   size_t row_bytes = bytes_of_row(kind, k);
@@ -125,7 +125,7 @@ std::shared_ptr<Packed> pack(const std::string& type, Bytes source, int n, int k
   for (int i = 0; rows && i < n; ++i)
     if (rows->data()[i] < 0 || size_t(rows->data()[i]) >= there) refuse("rows: out of range");
   check_threads(num_threads);
-  auto packed = std::make_shared<Packed>(make_packed(kind, n, k));
+  auto packed = std::make_shared<Packed>(make_packed(kind, n, k, arena));
   pack_rows(*packed, 0, n, source.data(), rows ? rows->data() : nullptr, num_threads);
   return packed;
 }
@@ -151,7 +151,7 @@ struct BoundKernels {
     in.scale = scale.data(), in.sum = sum.data(), in.total = total.data(), in.half = half.data();
     for (size_t r = 0; r < rows; ++r) {
       std::memcpy(in.f32 + r * size_t(in.stride), x.data() + r * size_t(m.k), size_t(m.k) * sizeof(float));
-      k.prepare(x.data() + r * size_t(m.k), m.k, in, int(r));
+      k.prepare(x.data() + r * size_t(m.k), m.k, in, int(r), 0, in.stride / kBlock);
     }
     k.matmul[int(m.kind)](m, 0, m.groups(), in, 0, int(rows), y.data(), y.shape(1));
   }
@@ -195,9 +195,11 @@ NB_MODULE(_native, m) {
         if (out.shape(0) != size_t(p.matrix.n) || out.shape(1) != size_t(p.matrix.k)) refuse("out must be (n, k)");
         for (int r = 0; r < p.matrix.n; ++r) unpack_row(p, r, out.data() + size_t(r) * size_t(p.matrix.k));
       });
-  m.def("make_packed", [](const std::string& type, int n, int k) {
-    return std::make_shared<Packed>(make_packed(find_kind(type), n, k));
-  });
+  nb::class_<Arena>(m, "Arena").def(nb::init<>());
+  m.def("make_packed", [](const std::string& type, int n, int k, Arena* arena) {
+    return std::make_shared<Packed>(make_packed(find_kind(type), n, k, arena));
+  }, "type"_a, "n"_a, "k"_a, "arena"_a.none() = nb::none());
+  m.def("packed_bytes", [](const std::string& type, int n, int k) { return packed_bytes(find_kind(type), n, k); });
   m.def("pack_rows", [](Packed& packed, int first_row, int count, Bytes source, int num_threads) {
     const Matrix& w = packed.matrix;
     if (first_row < 0 || first_row % kRows || count < 1 || count > w.n - first_row) refuse("rows: out of range");
@@ -205,7 +207,8 @@ NB_MODULE(_native, m) {
     check_threads(num_threads);
     pack_rows(packed, first_row, count, source.data(), nullptr, num_threads);
   });
-  m.def("pack", &pack, "type"_a, "source"_a, "n"_a, "k"_a, "rows"_a.none() = nb::none(), "num_threads"_a = 1);
+  m.def("pack", &pack, "type"_a, "source"_a, "n"_a, "k"_a, "rows"_a.none() = nb::none(), "num_threads"_a = 1,
+        "arena"_a.none() = nb::none());
   m.def("read_rows", [](const std::string& type, Bytes source, OutRows out) {
     Kind kind = find_kind(type);
     size_t row_bytes = bytes_of_row(kind, int(out.shape(1)));

@@ -21,9 +21,9 @@ Engine::~Engine() = default;
 
 size_t Engine::workspace_bytes() const {
   const Space& s = *space_;
-  size_t bytes = s.bf16.bytes() + s.q8.bytes() + s.scale.bytes() + s.total.bytes() + s.half.bytes();
-  for (const Buffer<float>* b : {&s.x, &s.input, &s.attention, &s.out, &s.mlp_out, &s.qkv, &s.gate_up, &s.logits, &s.cos,
-                                 &s.sin, &s.parts, &s.part_stats, &s.stats, &s.rounded, &s.sum})
+  size_t bytes = s.in.bytes() + s.mlp_in.bytes() + s.embedding_rows.bytes() + s.position_rows.bytes();
+  for (const Buffer<float>* b : {&s.x, &s.attention, &s.out, &s.mlp_out, &s.qkv, &s.gate_up, &s.logits, &s.cos, &s.sin,
+                                 &s.parts, &s.part_stats, &s.stats})
     bytes += b->bytes();
   return bytes;
 }

@@ -29,14 +29,47 @@ struct AttentionItem {
   int piece;  // -1: all chunks
 };
 
+// Which forms of its input a group of matrices reads.
+struct Forms {
+  bool bf16 = false, q8 = false;
+  void add(const Linear& linear) {
+    bf16 |= linear.matrix().kind == Kind::BF16;
+    q8 |= is_quantized(linear.matrix().kind);
+  }
+};
+
+// The input of products, in the forms they read.
+struct Inputs {
+  Buffer<float> f32, rounded, scale, sum;
+  Buffer<uint16_t> bf16;
+  Buffer<int8_t> q8;
+  Buffer<int32_t> total, half;
+
+  Activations reserve(int rows, int stride, const Forms& forms, const Kernels& k) {
+    const size_t numbers = size_t(rows) * size_t(stride), blocks = size_t((rows + 3) / 4 * 4) * size_t(stride) / kBlock;
+    Activations in;
+    in.stride = stride;
+    in.f32 = f32.reserve(numbers);
+    if (forms.bf16 && k.multiplies_bf16) in.bf16 = bf16.reserve(numbers);
+    if (forms.bf16 && !k.multiplies_bf16) in.rounded = rounded.reserve(numbers);
+    if (forms.q8) {
+      in.q8 = q8.reserve(blocks * kBlock);
+      in.scale = scale.reserve(blocks), in.sum = sum.reserve(blocks);
+      in.total = total.reserve(blocks), in.half = half.reserve(blocks);
+    }
+    return in;
+  }
+  size_t bytes() const {
+    return f32.bytes() + rounded.bytes() + scale.bytes() + sum.bytes() + bf16.bytes() + q8.bytes() + total.bytes() +
+           half.bytes();
+  }
+};
+
 // Buffers of a pass, [token][...].
 struct Engine::Space {
-  Buffer<float> x, input, attention, out, mlp_out, qkv, gate_up, logits, cos, sin, parts, part_stats, stats, rounded;
-  Buffer<uint16_t> bf16;
+  Inputs in, mlp_in;
+  Buffer<float> x, attention, out, mlp_out, qkv, gate_up, logits, cos, sin, parts, part_stats, stats;
   Buffer<uint8_t> embedding_rows, position_rows;
-  Buffer<int8_t> q8;
-  Buffer<float> scale, sum;
-  Buffer<int32_t> total, half;
   std::unique_ptr<std::atomic<int>[]> claims;
 };
 

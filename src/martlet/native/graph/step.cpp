@@ -7,6 +7,7 @@
 #include <exception>
 #include <mutex>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "graph/pass.hpp"
@@ -17,14 +18,7 @@ namespace {
 
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-// Which forms of its input a group of matrices reads.
-struct Forms {
-  bool bf16 = false, q8 = false;
-  void add(const Linear& linear) {
-    bf16 |= linear.matrix().kind == Kind::BF16;
-    q8 |= is_quantized(linear.matrix().kind);
-  }
-};
+constexpr int kRowsTogether = 128;  // of x: they stay in the second cache beside a few groups of W
 
 struct Product {
   const Linear* linear;
@@ -63,12 +57,37 @@ struct Worker {
     });
   }
 
+  // Groups of a product that one thread takes at a time: each thread has some, and nobody waits long for the last.
+  int groups_together(std::span<const Product> products, int num_rows) const {
+    constexpr size_t kMostBytes = 1 << 17;
+    int groups = 0;
+    size_t bytes = 1;
+    for (const Product& p : products)
+      groups += p.linear->matrix().groups(), bytes = std::max(bytes, p.linear->matrix().group_bytes());
+    return std::clamp(groups / (team.size() * 6), 1, num_rows > 8 ? 8 : std::max(1, int(kMostBytes / bytes)));
+  }
+
+  // The same number of rows of each of several products at a time, and then `done(row of x, first column, end)`.
+  template <class F>
+  void multiply_beside(std::span<const Product> products, const Activations& x, int num_rows, F&& done) {
+    constexpr int kColumns = kBlock / kRows;  // groups whose columns are a block
+    const int groups = products[0].linear->matrix().groups(), blocks = (num_rows + kRowsTogether - 1) / kRowsTogether;
+    const int together = round_up(std::max(1, groups_together(products, num_rows) / int(products.size())), kColumns);
+    const int pieces = (groups + together - 1) / together;
+    share(blocks * pieces, [&](int item) {
+      const int begin = item % pieces * together, end = std::min(begin + together, groups);
+      const int row = item / pieces * kRowsTogether, row_end = std::min(row + kRowsTogether, num_rows);
+      for (const Product& p : products) {
+        const Matrix& w = p.linear->matrix();
+        k.matmul[int(w.kind)](w, begin, end, x, row, row_end, p.y, p.y_stride);
+      }
+      for (int t = row; t < row_end; ++t) done(t, begin * kRows, std::min(end * kRows, products[0].linear->matrix().n));
+    });
+  }
+
   // Products of the same input, rows row_begin..row_end of it.
   void multiply(std::span<const Product> products, const Activations& x, int num_rows) {
-    constexpr int kRowsTogether = 128;  // their activations stay in the second cache beside a few groups
-    int blocks = (num_rows + kRowsTogether - 1) / kRowsTogether, groups = 0;
-    for (const Product& p : products) groups += p.linear->matrix().groups();
-    int together = std::clamp(groups / (team.size() * 6), 1, num_rows > 8 ? 8 : 4096);
+    const int blocks = (num_rows + kRowsTogether - 1) / kRowsTogether, together = groups_together(products, num_rows);
     int per_block = 0;
     for (const Product& p : products) per_block += (p.linear->matrix().groups() + together - 1) / together;
     share(blocks * per_block, [&](int item) {
@@ -91,7 +110,7 @@ struct Worker {
 // The first of a step's keys and values that a page does not hold.
 struct Lost {
   size_t layer = SIZE_MAX;
-  int token = 0;
+  int token = 0, head = 0;
   float value = 0;
 };
 
@@ -105,6 +124,9 @@ float largest_finite(const float* key, const float* value, int n) {
 
 void add_bias(const Kernels& k, const Linear& linear, float* y) {
   if (!linear.bias.empty()) k.add(y, linear.bias.data(), int(linear.bias.size()));
+}
+void add_bias(const Kernels& k, const Linear& linear, float* y, int begin, int end) {
+  if (!linear.bias.empty()) k.add(y + begin, linear.bias.data() + begin, end - begin);
 }
 
 void apply_norm(const Model& model, const Kernels& k, const Norm& norm, const float* x, float* y) {
@@ -123,16 +145,16 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
   const int Q = a.query_size(), KV = a.key_value_size(), F = a.intermediate_size;
   const int group = a.num_attention_heads / a.num_key_value_heads;
   const int Qp = round_up(Q, kRows), KVp = round_up(KV, kRows), Fp = round_up(F, kRows), Dp = round_up(D, kRows);
-  const int widest = round_up(std::max({D, Q, F, a.embedding_size}), kBlock);
   const size_t num_layers = m.layers.size();
   int half_max = 1;
   for (int rotated : a.rotated) half_max = std::max(half_max, rotated / 2);
 
-  Forms forms;
-  for (const LayerWeights& w : m.layers)
-    for (const Linear* l : {&w.q, &w.k, &w.v, &w.o, &w.up, &w.down}) forms.add(*l);
-  if (a.gated)
-    for (const LayerWeights& w : m.layers) forms.add(w.gate);
+  Forms forms, mlp_forms;
+  for (const LayerWeights& w : m.layers) {
+    for (const Linear* l : {&w.q, &w.k, &w.v, &w.o, &w.up}) forms.add(*l);
+    if (a.gated) forms.add(w.gate);
+    mlp_forms.add(w.down);
+  }
   forms.add(m.head);
   if (a.embedding_size) forms.add(m.project_in), forms.add(m.project_out);
 
@@ -146,17 +168,8 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
   float* stats = s.stats.reserve(size_t(T) * a.num_attention_heads * 2);
   float* cos = s.cos.reserve(a.rotated.size() * T * half_max);
   float* sin = s.sin.reserve(a.rotated.size() * T * half_max);
-  const size_t blocks = size_t(round_up(places, 4)) * widest / kBlock;
-  Activations in;
-  in.stride = widest;
-  in.f32 = s.input.reserve(size_t(places) * widest);
-  if (forms.bf16 && k.multiplies_bf16) in.bf16 = s.bf16.reserve(size_t(places) * widest);
-  if (forms.bf16 && !k.multiplies_bf16) in.rounded = s.rounded.reserve(size_t(places) * widest);
-  if (forms.q8) {
-    in.q8 = s.q8.reserve(blocks * kBlock);
-    in.scale = s.scale.reserve(blocks), in.sum = s.sum.reserve(blocks);
-    in.total = s.total.reserve(blocks), in.half = s.half.reserve(blocks);
-  }
+  const Activations in = s.in.reserve(places, round_up(std::max({D, Q, a.embedding_size}), kBlock), forms, k);
+  const Activations mlp_in = s.mlp_in.reserve(T, round_up(F, kBlock), mlp_forms, k);
 
   plan_attention(pass);
   float *parts = nullptr, *part_stats = nullptr;
@@ -166,10 +179,11 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
   }
   for (size_t i = 0; i < 16 * num_layers + 32; ++i) s.claims[i].store(0, std::memory_order_relaxed);
 
-  auto input = [&](int t) { return in.f32 + size_t(t) * widest; };
-  auto prepare = [&](int t, int width) {
-    if (in.bf16 || in.rounded || in.q8) k.prepare(input(t), width, in, t);
+  auto input = [&](int t) { return in.f32 + size_t(t) * in.stride; };
+  auto prepare_columns = [&](const Activations& x, int t, int width, int begin, int end) {
+    if (x.bf16 || x.rounded || x.q8) k.prepare(x.f32 + size_t(t) * x.stride, width, x, t, begin / kBlock, end / kBlock);
   };
+  auto prepare = [&](int t, int width) { prepare_columns(in, t, width, 0, in.stride); };
   auto residual = [&](int t) { return x + size_t(t) * Dp; };
 
   auto feed_attention = [&](size_t layer, int t) {
@@ -266,41 +280,44 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
   std::exception_ptr failed;
   Lost lost;
   std::mutex failing;
-  // Biases, norms and turns of the new queries and keys; keys and values go to their pages.
-  auto remember = [&](size_t layer, int t) {
+  // Biases, norms and turns of the new queries and keys; keys and values go to their pages. By key/value head, with the
+  // queries that read it, but for norms over all heads.
+  auto norm_all_heads = [&](const LayerWeights& w, int t) {
+    float *q = qkv + size_t(t) * (Qp + 2 * KVp), *key = q + Qp;
+    add_bias(k, w.q, q), add_bias(k, w.k, key);
+    k.norm(norm_of_heads(), q, w.q_norm.data(), nullptr, a.norm_eps, Q, q);
+    k.norm(norm_of_heads(), key, w.k_norm.data(), nullptr, a.norm_eps, KV, key);
+  };
+  auto remember_head = [&](size_t layer, int t, int h) {
     const LayerWeights& w = m.layers[layer];
     float *q = qkv + size_t(t) * (Qp + 2 * KVp), *key = q + Qp, *value = key + KVp;
-    add_bias(k, w.q, q), add_bias(k, w.k, key), add_bias(k, w.v, value);
-    if (a.qk_norm == QKNorm::FULL) {
-      k.norm(norm_of_heads(), q, w.q_norm.data(), nullptr, a.norm_eps, Q, q);
-      k.norm(norm_of_heads(), key, w.k_norm.data(), nullptr, a.norm_eps, KV, key);
-    } else if (a.qk_norm == QKNorm::HEAD) {
-      for (int h = 0; h < a.num_attention_heads; ++h)
-        k.norm(norm_of_heads(), q + h * a.head_dim, w.q_norm.data(), nullptr, a.norm_eps, a.head_dim, q + h * a.head_dim);
-      for (int h = 0; h < a.num_key_value_heads; ++h)
-        k.norm(norm_of_heads(), key + h * a.head_dim, w.k_norm.data(), nullptr, a.norm_eps, a.head_dim,
-               key + h * a.head_dim);
-    }
-    if (int rope = a.layers[layer].rope; rope >= 0) {
-      size_t at = (size_t(rope) * T + t) * half_max;
-      Rotation turn{a.rotated[size_t(rope)], cos + at, sin + at};
-      for (int h = 0; h < a.num_attention_heads; ++h) k.rotate(q + h * a.head_dim, turn);
-      for (int h = 0; h < a.num_key_value_heads; ++h) k.rotate(key + h * a.head_dim, turn);
-    }
+    const int begin = h * a.head_dim, end = begin + a.head_dim;
+    if (a.qk_norm != QKNorm::FULL) add_bias(k, w.q, q, begin * group, end * group), add_bias(k, w.k, key, begin, end);
+    add_bias(k, w.v, value, begin, end);
+    auto turn = [&](float* head, const std::vector<float>& norm) {
+      if (a.qk_norm == QKNorm::HEAD) k.norm(norm_of_heads(), head, norm.data(), nullptr, a.norm_eps, a.head_dim, head);
+      if (int rope = a.layers[layer].rope; rope >= 0) {
+        size_t at = (size_t(rope) * T + t) * half_max;
+        k.rotate(head, {a.rotated[size_t(rope)], cos + at, sin + at});
+      }
+    };
+    for (int i = h * group; i < (h + 1) * group; ++i) turn(q + i * a.head_dim, w.q_norm);
+    turn(key + begin, w.k_norm);
     const Token& token = pass.tokens[size_t(t)];
     uint8_t* page = cache_.pages(pass.rows[size_t(token.row)].step->sequence)[size_t(token.position / kPage)];
     const int dtype = int(cache_.dtype()), slot = int(token.position % kPage);
-    bool fits = true;
-    for (int h = 0; h < a.num_key_value_heads; ++h) {
-      int head = int(layer) * a.num_key_value_heads + h;
-      fits &= k.store_key[dtype](key + h * a.head_dim, a.head_dim, page + cache_.key_offset(head), slot);
-      fits &= k.store_value[dtype](value + h * a.head_dim, a.head_dim, page + cache_.value_offset(head), slot);
-    }
+    const int head = int(layer) * a.num_key_value_heads + h;
+    bool fits = k.store_key[dtype](key + begin, a.head_dim, page + cache_.key_offset(head), slot);
+    fits &= k.store_value[dtype](value + begin, a.head_dim, page + cache_.value_offset(head), slot);
     if (!fits) {
       std::lock_guard lock(failing);
-      if (std::pair(layer, t) < std::pair(lost.layer, lost.token)) lost = {layer, t, largest_finite(key, value, KV)};
+      if (std::tuple(layer, t, h) < std::tuple(lost.layer, lost.token, lost.head))
+        lost = {layer, t, h, largest_finite(key + begin, value + begin, a.head_dim)};
     }
   };
+  // A token a row, whose heads need nothing of each other: one thread takes a head from its turn to its sums.
+  bool heads_alone = !pass.pieces && a.qk_norm != QKNorm::FULL && group * a.head_dim % kBlock == 0;
+  for (const PassRow& row : pass.rows) heads_alone &= row.count == 1;
   const auto attend_pages = k.attend[int(cache_.dtype())];
   auto attend = [&](size_t layer, const AttentionItem& item) {
     const PassRow& row = pass.rows[size_t(item.row)];
@@ -377,27 +394,42 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
       const size_t stride = size_t(Qp + 2 * KVp);
       Product into_qkv[] = {{&w.q, qkv, stride}, {&w.k, qkv + Qp, stride}, {&w.v, qkv + Qp + KVp, stride}};
       work.multiply(into_qkv, in, T);
-      work.share_rows(T, [&](int t) { remember(layer, t); });
-      work.share(int(pass.items.size()), [&](int i) { attend(layer, pass.items[size_t(i)]); });
-      work.share_rows(T, [&](int t) {
-        if (pass.pieces) gather(layer, t);
-        std::memcpy(input(t), attention + size_t(t) * Qp, size_t(Q) * sizeof(float));
-        prepare(t, Q);
-      });
+      if (heads_alone) {
+        work.share(int(pass.items.size()), [&](int i) {
+          const AttentionItem& item = pass.items[size_t(i)];
+          const int t = pass.rows[size_t(item.row)].first, begin = item.head * group * a.head_dim;
+          remember_head(layer, t, item.head);
+          attend(layer, item);
+          const int end = item.head + 1 == a.num_key_value_heads ? in.stride : begin + group * a.head_dim;
+          std::memcpy(input(t) + begin, attention + size_t(t) * Qp + begin, size_t(group * a.head_dim) * sizeof(float));
+          prepare_columns(in, t, Q, begin, end);
+        });
+      } else {
+        work.share_rows(T, [&](int t) {
+          if (a.qk_norm == QKNorm::FULL) norm_all_heads(w, t);
+          for (int h = 0; h < a.num_key_value_heads; ++h) remember_head(layer, t, h);
+        });
+        work.share(int(pass.items.size()), [&](int i) { attend(layer, pass.items[size_t(i)]); });
+        work.share_rows(T, [&](int t) {
+          if (pass.pieces) gather(layer, t);
+          std::memcpy(input(t), attention + size_t(t) * Qp, size_t(Q) * sizeof(float));
+          prepare(t, Q);
+        });
+      }
       Product into_out[] = {{&w.o, out, size_t(Dp)}};
       work.multiply(into_out, in, T);
       work.share_rows(T, [&](int t) { feed_mlp(w, t); });
       Product up[] = {{&w.up, gate_up + Fp, size_t(2 * Fp)}, {&w.gate, gate_up, size_t(2 * Fp)}};
-      work.multiply({up, size_t(a.gated ? 2 : 1)}, in, T);
-      work.share_rows(T, [&](int t) {
-        float *gate = gate_up + size_t(t) * 2 * Fp, *plain = gate + Fp;
-        add_bias(k, w.up, plain);
-        if (a.gated) add_bias(k, w.gate, gate);
-        k.activate(a.activation, a.gated ? gate : plain, a.gated ? plain : nullptr, F, input(t));
-        prepare(t, F);
+      work.multiply_beside({up, size_t(a.gated ? 2 : 1)}, in, T, [&](int t, int begin, int end) {
+        float *gate = gate_up + size_t(t) * 2 * Fp, *plain = gate + Fp, *to = mlp_in.f32 + size_t(t) * mlp_in.stride;
+        add_bias(k, w.up, plain, begin, end);
+        if (a.gated) add_bias(k, w.gate, gate, begin, end);
+        k.activate(a.activation, (a.gated ? gate : plain) + begin, a.gated ? plain + begin : nullptr, end - begin,
+                   to + begin);
+        prepare_columns(mlp_in, t, F, begin, round_up(end, kBlock));
       });
       Product into_mlp[] = {{&w.down, mlp_out, size_t(Dp)}};
-      work.multiply(into_mlp, in, T);
+      work.multiply(into_mlp, mlp_in, T);
       work.share_rows(T, [&](int t) {
         take_mlp(w, t);
         if (layer + 1 < num_layers) feed_attention(layer + 1, t);

@@ -16,9 +16,8 @@ INLINE void put(float* p, f32 a, int count) {
 }
 
 // Blocks of 32 become 8-bit numbers times max|x| / 127. A block with NaN or infinity gets a scale of NaN.
-void prepare(const float* x, int k, const Activations& out, int row) {
-  const int blocks = out.stride / kBlock;
-  for (int b = 0; b < blocks; ++b) {
+void prepare(const float* x, int k, const Activations& out, int row, int block_begin, int block_end) {
+  for (int b = block_begin; b < block_end; ++b) {
     int left = k - b * kBlock;
     f32 low = left <= 0 ? zero() : get(x + b * kBlock, left < 16 ? left : 16);
     f32 high = left <= 16 ? zero() : get(x + b * kBlock + 16, left < 32 ? left - 16 : 16);

@@ -81,7 +81,7 @@ struct Kernels {
   void (*matmul[kNumKinds])(const Matrix&, int group_begin, int group_end, const Activations&, int row_begin,
                             int row_end, float* y, size_t y_stride);
   // fills the forms that are not null, but f32, from row x of k numbers
-  void (*prepare)(const float* x, int k, const Activations& out, int row);
+  void (*prepare)(const float* x, int k, const Activations& out, int row, int block_begin, int block_end);
   void (*norm)(NormKind, const float* x, const float* weight, const float* bias, float eps, int n, float* y);
   void (*add_scaled)(float* x, const float* y, float scale, int n);    // x += y * scale
   void (*add)(float* x, const float* y, int n);                        // x += y

@@ -3,16 +3,15 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <thread>
 #include <unistd.h>
 
 #include "measure/peaks.hpp"
+#include "quant/arena.hpp"
 
 namespace martlet {
 namespace {
@@ -45,10 +44,6 @@ double timed(int num_threads, const std::function<void(int)>& job) {
   return now() - start;
 }
 
-struct FreeMemory {
-  void operator()(uint64_t* p) const { std::free(p); }
-};
-
 // XOR of n words, eight of them in flight; vectors of what the compiler's baseline has are enough for memory.
 uint64_t read_words(const uint64_t* p, size_t n) {
   uint64_t x[8] = {};
@@ -67,11 +62,9 @@ Rate measure_read(size_t num_bytes, int num_threads, int repeats) {
   if (num_threads < 1 || repeats < 1) throw std::invalid_argument("num_threads and repeats must be at least 1");
   constexpr size_t kLine = 4096;
   size_t part = std::max<size_t>(num_bytes / size_t(num_threads) / kLine, 1) * kLine;
-  std::unique_ptr<uint64_t, FreeMemory> memory(
-      static_cast<uint64_t*>(std::aligned_alloc(kLine, part * size_t(num_threads) + kLine)));
-  if (!memory) throw std::bad_alloc();
+  const std::shared_ptr<uint8_t> memory = map_memory(part * size_t(num_threads));  // as weights lie
   std::vector<uint64_t> sinks(size_t(num_threads) * 8);
-  auto start_of = [&](int t) { return memory.get() + size_t(t) * part / 8; };
+  auto start_of = [&](int t) { return reinterpret_cast<uint64_t*>(memory.get()) + size_t(t) * part / 8; };
   timed(num_threads, [&](int t) { std::memset(start_of(t), t + 1, part); });
   // short passes are repeated inside one timing, so that starting threads does not count
   int passes = int(std::max<size_t>(1, (size_t(256) << 20) / (part * size_t(num_threads))));

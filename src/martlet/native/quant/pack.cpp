@@ -215,19 +215,32 @@ void read_super_row(Kind kind, const uint8_t* source, int k, float* out) {
 
 }  // namespace
 
-Packed make_packed(Kind kind, int n, int k) {
+namespace {
+
+Matrix describe(Kind kind, int n, int k) {
   if (n < 1 || k < 1 || (is_quantized(kind) && k % info(kind).columns))
     throw std::invalid_argument(std::string("a matrix of ") + info(kind).name + " must have a multiple of " +
                                 std::to_string(info(kind).columns) + " columns; found " + std::to_string(n) + " x " +
                                 std::to_string(k));
+  Matrix matrix;
+  matrix.kind = kind, matrix.n = n, matrix.k = k;
+  return matrix;
+}
+
+}  // namespace
+
+size_t packed_bytes(Kind kind, int n, int k) {
+  Matrix matrix = describe(kind, n, k);
+  return size_t(matrix.groups()) * matrix.group_bytes();
+}
+
+Packed make_packed(Kind kind, int n, int k, Arena* arena) {
   Packed packed;
-  packed.matrix.kind = kind, packed.matrix.n = n, packed.matrix.k = k;
-  packed.bytes = size_t(packed.matrix.groups()) * packed.matrix.group_bytes();
-  size_t whole = (packed.bytes + 4095) / 4096 * 4096;
-  packed.memory.reset(static_cast<uint8_t*>(std::aligned_alloc(4096, whole)));
-  if (!packed.memory) throw std::bad_alloc();
+  packed.matrix = describe(kind, n, k);
+  packed.bytes = packed_bytes(kind, n, k);
+  packed.memory = arena ? arena->take(packed.bytes) : map_memory(packed.bytes);
   packed.matrix.data = packed.memory.get();
-  if (n % kRows) {
+  if (n % kRows) {  // rows that are not there
     size_t last = size_t(n / kRows) * packed.matrix.group_bytes();
     std::memset(packed.memory.get() + last, 0, packed.bytes - last);
   }

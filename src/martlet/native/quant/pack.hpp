@@ -1,27 +1,27 @@
 // Rows of a checkpoint's tensor into packed matrices, and single rows into float32 (the plain reading of each type).
 #pragma once
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 
 #include "kernels/table.hpp"
+#include "quant/arena.hpp"
 #include "quant/kinds.hpp"
 
 namespace martlet {
 
-struct FreeMemory {
-  void operator()(uint8_t* p) const { std::free(p); }
-};
-
 // A packed matrix and the memory it lies in.
 struct Packed {
   Matrix matrix;
-  std::unique_ptr<uint8_t, FreeMemory> memory;
+  std::shared_ptr<uint8_t> memory;
   size_t bytes = 0;
 };
 
-// An empty matrix of `kind`, all rows zero. Throws std::invalid_argument if k does not fit the kind, std::bad_alloc.
-Packed make_packed(Kind kind, int n, int k);
+// A matrix of `kind` in the arena's memory, or in its own, to be filled. Throws std::invalid_argument if k does not fit
+// the kind, std::bad_alloc.
+Packed make_packed(Kind kind, int n, int k, Arena* arena = nullptr);
+
+// Bytes that it takes.
+size_t packed_bytes(Kind kind, int n, int k);
 
 // Puts source row `row` into row `row` of the matrix; groups may be filled by different threads.
 void pack_row(Packed& packed, int row, const uint8_t* source);

@@ -14,22 +14,30 @@ namespace {
 
 constexpr float kNotChosen = -std::numeric_limits<float>::infinity();
 
-// The highest score, or NaN if any is NaN. Sixteen lanes, so that the compiler keeps them in registers.
-float find_highest(const float* x, int n) {
-  float lanes[16];
-  bool has_nan = false;
-  std::fill(lanes, lanes + 16, kNotChosen);
-  int i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 16; ++j) {
-      lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-      has_nan |= x[i + j] != x[i + j];
-    }
-  for (; i < n; ++i) {
-    lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
-    has_nan |= x[i] != x[i];
+struct Highest {
+  float score;    // NaN if any is NaN
+  int run_begin;  // no place before it has the score
+};
+
+// Loops that each do one thing to lanes of numbers: the compiler makes vectors of them.
+Highest find_highest(const float* x, int n) {
+  constexpr int kLanes = 16, kRun = 1024;
+  Highest found{kNotChosen, 0};
+  int num_nan = 0;
+  for (int begin = 0; begin < n; begin += kRun) {
+    const int end = std::min(begin + kRun, n);
+    for (int i = begin; i < end; ++i) num_nan += x[i] != x[i];
+    float lanes[kLanes];
+    std::fill(lanes, lanes + kLanes, kNotChosen);
+    int i = begin;
+    for (; i + kLanes <= end; i += kLanes)
+      for (int j = 0; j < kLanes; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+    for (; i < end; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+    const float highest = *std::max_element(lanes, lanes + kLanes);
+    if (highest > found.score) found = {highest, begin};
   }
-  return has_nan ? std::numeric_limits<float>::quiet_NaN() : *std::max_element(lanes, lanes + 16);
+  if (num_nan) found.score = std::numeric_limits<float>::quiet_NaN();
+  return found;
 }
 
 void multiply_wide(uint64_t a, uint64_t b, uint64_t& high, uint64_t& low) {
@@ -41,17 +49,6 @@ void multiply_wide(uint64_t a, uint64_t b, uint64_t& high, uint64_t& low) {
 }
 
 }  // namespace
-
-// e^x = 2^k e^r with |r| <= log(2) / 2, and the Taylor polynomial of e^r to r^13: every operation is rounded once.
-double exponential(double x) {
-  constexpr double kTerms[] = {
-      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1.0, 1.0 / 1};
-  if (!(x >= -708.0)) return 0.0;
-  double k = std::nearbyint(x * 1.4426950408889634), r = (x - k * 0.6931471803691238) - k * 1.9082149292705877e-10;
-  double sum = kTerms[0];
-  for (size_t i = 1; i < std::size(kTerms); ++i) sum = sum * r + kTerms[i];
-  return sum * std::bit_cast<double>(uint64_t(int64_t(k) + 1023) << 52);
-}
 
 double uniform(const uint64_t seed[2], uint64_t stream, uint64_t position) {
   uint64_t c[4] = {1, 0, position, stream}, k[2] = {seed[0], seed[1]};
@@ -65,6 +62,37 @@ double uniform(const uint64_t seed[2], uint64_t stream, uint64_t position) {
   }
   return (double(c[0] >> 11) + 0.5) * 0x1p-53;
 }
+
+namespace {
+
+// e^x of each x = score - highest. e^x = 2^k e^r with |r| <= log(2) / 2, and the Taylor polynomial of e^r to r^13: every
+// operation is rounded once. Adding 1.5 * 2^52 rounds to the nearest integer, ties to even, and leaves it in the low
+// bits. A run of numbers goes through each operation together, which makes vectors of them.
+void exponentiate(const float* scores, size_t n, float highest, std::vector<double>& weights) {
+  constexpr double kTerms[] = {
+      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1.0, 1.0 / 1};
+  constexpr double kRounder = 0x1.8p52, kLeast = -708.0;
+  constexpr int kRun = 16;
+  weights.resize(n);
+  for (size_t begin = 0; begin < n; begin += kRun) {
+    const int count = int(std::min<size_t>(kRun, n - begin));
+    double x[kRun] = {}, r[kRun], sum[kRun];
+    uint64_t power[kRun];
+    for (int i = 0; i < count; ++i) x[i] = double(scores[begin + size_t(i)]) - double(highest);
+    for (int i = 0; i < kRun; ++i) {
+      const double within = x[i] > kLeast ? x[i] : kLeast, shifted = within * 1.4426950408889634 + kRounder, k = shifted - kRounder;
+      r[i] = (within - k * 0.6931471803691238) - k * 1.9082149292705877e-10;
+      power[i] = (std::bit_cast<uint64_t>(shifted) - std::bit_cast<uint64_t>(kRounder) + 1023) << 52;
+      sum[i] = kTerms[0];
+    }
+    for (size_t term = 1; term < std::size(kTerms); ++term)
+      for (int i = 0; i < kRun; ++i) sum[i] = sum[i] * r[i] + kTerms[term];
+    for (int i = 0; i < kRun; ++i) sum[i] *= std::bit_cast<double>(power[i]);
+    for (int i = 0; i < count; ++i) weights[begin + size_t(i)] = x[i] >= kLeast ? sum[i] : 0.0;
+  }
+}
+
+}  // namespace
 
 Chooser::Chooser(Choice choice, int vocab_size) : choice_(std::move(choice)), vocab_size_(vocab_size) {
   if (choice_.repetition_penalty != 1.0) is_seen_.assign(size_t(vocab_size), 0);
@@ -91,14 +119,14 @@ void Chooser::penalize(float* scores) const {
 
 Chosen Chooser::choose(float* logits, int64_t length) {
   Chosen chosen;
-  float highest = find_highest(logits, vocab_size_);
-  if (!std::isfinite(highest)) {
+  Highest highest = find_highest(logits, vocab_size_);
+  if (!std::isfinite(highest.score)) {
     chosen.outcome = Outcome::NOT_FINITE;
     return chosen;
   }
   std::vector<std::pair<int32_t, float>> before;  // logits that are about to be changed
   if (choice_.num_logprobs >= 0) {
-    tell_logprobs(logits, highest);
+    tell_logprobs(logits, highest.score);
     chosen.likeliest = likeliest_;
     for (int32_t id : seen_) before.emplace_back(id, logits[id]);
   }
@@ -108,9 +136,10 @@ Chosen Chooser::choose(float* logits, int64_t length) {
     for (int32_t id : choice_.ends)
       if (id >= 0 && id < vocab_size_) logits[id] = kNotChosen, is_shaped = true;
   if (is_shaped) highest = find_highest(logits, vocab_size_);
-  if (std::isfinite(highest))
-    chosen.id = choice_.is_greedy ? int32_t(std::find(logits, logits + vocab_size_, highest) - logits)
-                                  : draw(logits, length);
+  if (std::isfinite(highest.score))
+    chosen.id = choice_.is_greedy
+                    ? int32_t(std::find(logits + highest.run_begin, logits + vocab_size_, highest.score) - logits)
+                    : draw(logits, length);
   if (chosen.id < 0) {
     chosen.outcome = Outcome::NOTHING_LEFT;
     return chosen;
@@ -132,8 +161,8 @@ Chosen Chooser::choose(float* logits, int64_t length) {
 
 // log(sum(exp(logits))), and the likeliest ids.
 void Chooser::tell_logprobs(const float* logits, float highest) {
-  double sum = 0.0;
-  for (int i = 0; i < vocab_size_; ++i) sum += exponential(double(logits[i]) - double(highest));
+  exponentiate(logits, size_t(vocab_size_), highest, weights_);
+  const double sum = std::accumulate(weights_.begin(), weights_.end(), 0.0);
   log_sum_ = std::log(sum) + double(highest);
   size_t count = std::min(size_t(choice_.num_logprobs), size_t(vocab_size_));
   order_.resize(size_t(vocab_size_));
@@ -167,21 +196,24 @@ float Chooser::find_cut(const float* scores) {
 // The id at the row's uniform number, or -1 where the temperature left no finite score. Scores are divided where they
 // are read: the caller's stay those of the model.
 int32_t Chooser::draw(const float* scores, int64_t length) {
-  ids_.clear(), scores_.clear();
+  ids_.resize(size_t(vocab_size_)), scores_.resize(size_t(vocab_size_));
+  size_t kept = 0;
   float cut = kNotChosen, highest = kNotChosen;
   if (choice_.top_k > 0 && choice_.top_k < vocab_size_) cut = find_cut(scores) / choice_.temperature;
   for (int i = 0; i < vocab_size_; ++i) {
     float score = scores[i] / choice_.temperature;
-    if (score < cut || score == kNotChosen) continue;
-    ids_.push_back(i), scores_.push_back(score);
-    highest = std::max(highest, score);
+    ids_[kept] = i, scores_[kept] = score;
+    kept += !(score < cut || score == kNotChosen);
   }
+  ids_.resize(kept), scores_.resize(kept);
+  if (kept) highest = find_highest(scores_.data(), int(kept)).score;
   if (!std::isfinite(highest)) return -1;
   if (choice_.top_p < 1.0) keep_nucleus();
   if (choice_.min_p > 0.0) keep_likely();
-  std::vector<double> cumulative(ids_.size());
-  double sum = 0.0;
-  for (size_t i = 0; i < ids_.size(); ++i) cumulative[i] = sum += exponential(double(scores_[i]) - double(highest));
+  exponentiate(scores_.data(), scores_.size(), highest, weights_);
+  std::partial_sum(weights_.begin(), weights_.end(), weights_.begin());
+  const std::vector<double>& cumulative = weights_;
+  const double sum = cumulative.back();
   double at = uniform(choice_.seed, choice_.stream, uint64_t(length)) * sum;
   auto place = std::upper_bound(cumulative.begin(), cumulative.end(), at);
   // an id so unlikely that it adds nothing to the sum is no better at the far end than anywhere else
@@ -191,10 +223,9 @@ int32_t Chooser::draw(const float* scores, int64_t length) {
 
 namespace {
 
-void find_probabilities(const std::vector<float>& scores, std::vector<float>& probs) {
-  double highest = double(*std::max_element(scores.begin(), scores.end())), sum = 0.0;
-  std::vector<double> weights(scores.size());
-  for (size_t i = 0; i < scores.size(); ++i) sum += weights[i] = exponential(double(scores[i]) - highest);
+void find_probabilities(const std::vector<float>& scores, std::vector<double>& weights, std::vector<float>& probs) {
+  exponentiate(scores.data(), scores.size(), *std::max_element(scores.begin(), scores.end()), weights);
+  const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
   probs.resize(scores.size());
   for (size_t i = 0; i < scores.size(); ++i) probs[i] = float(weights[i] / sum);
 }
@@ -210,7 +241,7 @@ template <class F> void keep_where(std::vector<int32_t>& ids, std::vector<float>
 
 // The smallest set of likeliest ids whose probabilities reach top_p.
 void Chooser::keep_nucleus() {
-  find_probabilities(scores_, probs_);
+  find_probabilities(scores_, weights_, probs_);
   float budget = float(1.0 - choice_.top_p);  // what the ids left out may add up to
   // ids below budget / count cannot exceed the budget together: they go unsorted
   float small = float(double(budget / float(probs_.size())) * 0.99);
@@ -234,7 +265,7 @@ void Chooser::keep_nucleus() {
 
 // Ids at least min_p times as likely as the likeliest.
 void Chooser::keep_likely() {
-  find_probabilities(scores_, probs_);
+  find_probabilities(scores_, weights_, probs_);
   float least = float(choice_.min_p) * *std::max_element(probs_.begin(), probs_.end());
   keep_where(ids_, scores_, [&](size_t i) { return probs_[i] >= least; });
 }

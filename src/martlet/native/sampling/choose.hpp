@@ -61,12 +61,11 @@ class Chooser {
   // the ids still in play, in id order, with their scores
   std::vector<int32_t> ids_, order_;
   std::vector<float> scores_, sorted_, probs_;
+  std::vector<double> weights_;
   double log_sum_ = 0.0;
   std::vector<std::pair<int32_t, float>> likeliest_;
 };
 
-// exp(x) for x <= 0, as generation/exponential.py computes it: the same bits on every machine. Below -708: 0.
-double exponential(double x);
 
 // A number strictly between 0 and 1 for this seed, stream and position: the first word of Philox-4x64 (Salmon et al.
 // 2011) at counter (1, 0, position, stream), as numpy numbers them.
