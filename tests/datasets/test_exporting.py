@@ -1,5 +1,6 @@
 """Files and frames that go out, read back by Hugging Face's library; SQL; torch loaders; what a notebook shows."""
 
+import datetime
 import io
 import json
 import pickle
@@ -133,4 +134,25 @@ def test_json_of_another_shape(tmp_path, orient):
         made.to_json(tmp_path / name, lines=False, orient=orient, force_ascii=False)
     assert json.loads((tmp_path / "ours").read_text()) == json.loads((tmp_path / "theirs").read_text())
     with pytest.raises(ArgumentError, match="columns, index"):
-        Dataset.from_dict(rows).to_json(tmp_path / "x", orient=orient)
+        Dataset.from_dict(rows).to_json(tmp_path / "x", orient=orient, lines=True)
+    with pytest.raises(ArgumentError, match="columns, index"):
+        Dataset.from_dict(rows).to_json(tmp_path / "x", orient="rows")
+
+
+def test_json_in_the_shapes_and_spellings_of_pandas(tmp_path):
+    rows = {"a": [3, None], "d": [datetime.datetime(2020, 1, 2, 3), None], "f": [0.123456, 1.5]}
+    for options in (
+        {"date_format": "iso"},
+        {"date_format": "iso", "double_precision": 3, "date_unit": "s"},
+        {"orient": "split", "date_format": "iso"},
+        {"orient": "columns", "indent": 2, "date_format": "iso"},
+        {"orient": "table", "lines": False},
+    ):
+        for name, lib in (("theirs", hf), ("ours", None)):
+            written = (Dataset if lib is None else lib.Dataset).from_dict(rows).to_json(tmp_path / name, **options)
+            assert written == (tmp_path / name).stat().st_size
+        assert (tmp_path / "ours").read_text() == (tmp_path / "theirs").read_text(), options
+    assert Dataset.from_dict(rows).to_json(tmp_path / "x", lines=False)
+    assert (tmp_path / "x").read_text().endswith("]\n")
+    with pytest.raises(ValueError, match="date_forms"):
+        Dataset.from_dict(rows).to_json(tmp_path / "x", date_forms="iso")

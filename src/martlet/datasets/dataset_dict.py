@@ -23,11 +23,12 @@ from martlet.formats.files import save_error
 
 # Files and seeds of each split are given as {split: value}.
 _PER_SPLIT = {
-    "cache_file_names": "cache_file_name",
-    "indices_cache_file_names": "indices_cache_file_name",
-    "seeds": "seed",
-    "generators": "generator",
+    "cache_file_name": "cache_file_names",
+    "indices_cache_file_name": "indices_cache_file_names",
+    "seed": "seeds",
+    "generator": "generators",
 }
+_OF_ONE = ("suffix_template", "new_fingerprint")  # what two splits cannot share
 
 
 class DatasetDict(dict[str, Dataset]):
@@ -119,25 +120,51 @@ class DatasetDict(dict[str, Dataset]):
         for dataset in self.values():
             dataset.set_transform(transform, columns, output_all_columns)
 
-    @classmethod
-    def from_csv(cls, path_or_paths: Mapping[str, Any], *args: Any, **kwargs: Any) -> DatasetDict:
+    @staticmethod
+    def from_csv(
+        path_or_paths: Mapping[str, Any],
+        features: Any = None,
+        cache_dir: str | None = None,
+        keep_in_memory: bool = False,
+        **kwargs: Any,
+    ) -> DatasetDict:
         """Splits of CSV files, {split: paths}; what else is taken is as of load_dataset("csv")."""
-        return _of_files(cls, "csv", path_or_paths, *args, **kwargs)
+        return _of_files("csv", path_or_paths, features, cache_dir, keep_in_memory, kwargs)
 
-    @classmethod
-    def from_json(cls, path_or_paths: Mapping[str, Any], *args: Any, **kwargs: Any) -> DatasetDict:
+    @staticmethod
+    def from_json(
+        path_or_paths: Mapping[str, Any],
+        features: Any = None,
+        cache_dir: str | None = None,
+        keep_in_memory: bool = False,
+        **kwargs: Any,
+    ) -> DatasetDict:
         """Splits of JSON or JSON Lines files, {split: paths}; what else is taken is as of load_dataset("json")."""
-        return _of_files(cls, "json", path_or_paths, *args, **kwargs)
+        return _of_files("json", path_or_paths, features, cache_dir, keep_in_memory, kwargs)
 
-    @classmethod
-    def from_parquet(cls, path_or_paths: Mapping[str, Any], *args: Any, **kwargs: Any) -> DatasetDict:
+    @staticmethod
+    def from_parquet(
+        path_or_paths: Mapping[str, Any],
+        features: Any = None,
+        cache_dir: str | None = None,
+        keep_in_memory: bool = False,
+        columns: list[str] | None = None,
+        **kwargs: Any,
+    ) -> DatasetDict:
         """Splits of Parquet files, {split: paths}; `columns` are those to read."""
-        return _of_files(cls, "parquet", path_or_paths, *args, **kwargs)
+        options = {"columns": columns, **kwargs}
+        return _of_files("parquet", path_or_paths, features, cache_dir, keep_in_memory, options)
 
-    @classmethod
-    def from_text(cls, path_or_paths: Mapping[str, Any], *args: Any, **kwargs: Any) -> DatasetDict:
+    @staticmethod
+    def from_text(
+        path_or_paths: Mapping[str, Any],
+        features: Any = None,
+        cache_dir: str | None = None,
+        keep_in_memory: bool = False,
+        **kwargs: Any,
+    ) -> DatasetDict:
         """Splits of text files, {split: paths}; what else is taken is as of load_dataset("text")."""
-        return _of_files(cls, "text", path_or_paths, *args, **kwargs)
+        return _of_files("text", path_or_paths, features, cache_dir, keep_in_memory, kwargs)
 
     push_to_hub = pushing.push_to_hub
 
@@ -213,20 +240,15 @@ class DatasetDict(dict[str, Dataset]):
 
 
 def _of_files(
-    cls: type[DatasetDict],
-    kind: str,
-    paths: Any,
-    features: Any = None,
-    cache_dir: str | None = None,
-    keep_in_memory: bool = False,
-    **options: Any,
+    kind: str, paths: Any, features: Any, cache_dir: str | None, keep_in_memory: bool, options: dict[str, Any]
 ) -> DatasetDict:
     from martlet.datasets.load import load_dataset
 
-    found = load_dataset(
-        kind, data_files=paths, features=features, cache_dir=cache_dir, keep_in_memory=keep_in_memory, **options
+    return DatasetDict(
+        load_dataset(
+            kind, data_files=paths, features=features, cache_dir=cache_dir, keep_in_memory=keep_in_memory, **options
+        )
     )
-    return cls(found)
 
 
 @dataclass(frozen=True)
@@ -241,31 +263,56 @@ class WithSplit:
         return self.function(*args, self.split, **kwargs)
 
 
+def _signature(name: str, method: Callable[..., Any]) -> inspect.Signature:
+    """What a verb takes when it is done to each split: Dataset's keywords, those of one split as {split: value}."""
+    parameters, last = [], []
+    for parameter in inspect.signature(method).parameters.values():
+        many = _PER_SPLIT.get(parameter.name)
+        if parameter.name in _OF_ONE:
+            continue
+        parameters.append(parameter if many is None else parameter.replace(name=many, default=None))
+        if parameter.name == "seed":
+            parameters.append(parameter)
+        elif parameter.name == "generator":
+            last.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        elif parameter.name == "with_rank" and name == "map":
+            parameters.append(parameter.replace(name="with_split", default=False))
+    return inspect.Signature(sorted([*parameters, *last], key=lambda parameter: parameter.kind))
+
+
 def _done_to_each(name: str) -> Any:
     """A verb of Dataset, done to each split. {split: value} is taken for files and seeds."""
     method = getattr(Dataset, name)
-    known = inspect.signature(method).parameters
-    plural = {many: one for many, one in _PER_SPLIT.items() if one in known and many != one}
+    signature = _signature(name, method)
+    loose = [p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
 
     @functools.wraps(method)
     def each(self: DatasetDict, *args: Any, **kwargs: Any) -> DatasetDict:
-        with_split = name == "map" and kwargs.pop("with_split", False)
-        several = {plural[key]: kwargs.pop(key) or {} for key in list(kwargs) if key in plural}
-        for key in ("seed", "generator"):
-            if isinstance(kwargs.get(key), Mapping):
-                several[key] = kwargs.pop(key)
+        given = dict(signature.bind(self, *args, **kwargs).arguments)
+        given.pop("self")
+        for key in loose:
+            given.update(given.pop(key, {}))
+        with_split = given.pop("with_split", False)
+        several = {}
+        for one, many in _PER_SPLIT.items():
+            if given.get(many) is not None and given.get(one) is not None:
+                raise ArgumentError(f"{name}()", f"takes {many} or {one}, not both")
+            values = given.pop(many, None)
+            if isinstance(given.get(one), Mapping):
+                values = given.pop(one)
+            if values is not None:
+                several[one] = values if isinstance(values, Mapping) else dict.fromkeys(self, values)
 
         def call(split: str, dataset: Dataset) -> Any:
             own = {key: values[split] for key, values in several.items() if split in values}
             if with_split:
-                function, rest = (args[0], args[1:]) if args else (kwargs["function"], ())
-                named = {key: value for key, value in kwargs.items() if key != "function"}
-                return method(dataset, WithSplit(function, split), *rest, **named, **own)
-            return method(dataset, *args, **kwargs, **own)
+                own["function"] = WithSplit(given["function"], split)
+            return method(dataset, **{**given, **own})
 
         return self._each(call)
 
-    return each
+    each.__signature__ = signature  # type: ignore[attr-defined]
+    return verb(each)
 
 
 for _name in (

@@ -46,10 +46,50 @@ def _array_of(values: Any, kind: Any, field: pa.Field) -> pa.Array:
             values = [_as_lists(value) for value in values]
     else:
         try:
-            return pa.array(values, field.type)
+            return _whole(values, field.type)
+        except FeatureError:
+            raise
         except _MISFIT:
             values = [encode(kind, value) for value in values]
-    return pa.array(values, field.type)
+    return _whole(values, field.type)
+
+
+def _whole(values: list[Any], target: pa.DataType) -> pa.Array:
+    """Values as an array of a type. FeatureError for fractions where it has whole numbers: Arrow would cut them off."""
+    found = _shown(values) if _holds(target, pa.types.is_integer) else None
+    if found is not None and found.type == target:
+        return found
+    return _cast_whole(found, target) if found is not None and _cuts(found.type, target) else pa.array(values, target)
+
+
+def _shown(values: list[Any]) -> pa.Array | None:
+    """The array that values imply; None where they imply none."""
+    try:
+        return pa.array(values)
+    except (*_MISFIT, pa.ArrowException):
+        return None
+
+
+def _cast_whole(array: pa.Array, target: pa.DataType) -> pa.Array:
+    try:
+        return array.cast(target)
+    except pa.ArrowException as problem:
+        raise FeatureError("values", f"must fit {target}", found=str(problem).split("\n")[0]) from problem
+
+
+def _holds(kind: pa.DataType, is_such: Any) -> bool:
+    """Whether a type, or one inside it, is such."""
+    return bool(is_such(kind)) or any(_holds(kind.field(at).type, is_such) for at in range(kind.num_fields))
+
+
+def _cuts(found: pa.DataType, target: pa.DataType) -> bool:
+    """Whether values of a type lose their fractions in another."""
+    if pa.types.is_struct(target) and pa.types.is_struct(found):
+        names = [sub.name for sub in target if found.get_field_index(sub.name) >= 0]
+        return any(_cuts(found.field(name).type, target.field(name).type) for name in names)
+    if _is_listed(target) and _is_listed(found):
+        return _cuts(found.value_type, target.value_type)
+    return bool(pa.types.is_integer(target) and (pa.types.is_floating(found) or pa.types.is_decimal(found)))
 
 
 def inferred(
@@ -164,7 +204,32 @@ def _kept(values: Any, before: Any, name: str) -> pa.Array:
         raise FeatureError(f"column {name!r}", f"is {before!r}", found="other fields")  # Arrow would leave them out
     if any(isinstance(sub, ClassLabel | Json | ArrayXD) or _encodes(sub) for sub in walk(before)):
         values = [_as_lists(encode(before, value)) for value in values]
-    return pa.array(values, arrow_field(name, before).type)
+    return _fitting(values, arrow_field(name, before).type)
+
+
+def _fitting(values: list[Any], target: pa.DataType) -> pa.Array:
+    """Values as an array of a type, if that loses nothing of them. FeatureError otherwise."""
+    found = _shown(values)
+    if found is None or found.type == target:
+        return pa.array(values, target) if found is None else found
+    if not _alike(found.type, target):
+        raise FeatureError("values", f"must be {target}", found=found.type)
+    return _cast_whole(found, target) if _holds(target, pa.types.is_integer) else pa.array(values, target)
+
+
+def _alike(found: pa.DataType, target: pa.DataType) -> bool:
+    """Whether two types have lists, structs and numbers in the same places."""
+    if pa.types.is_null(found):
+        return True
+    if pa.types.is_struct(target) or pa.types.is_struct(found):
+        both = pa.types.is_struct(target) and pa.types.is_struct(found)
+        names = [sub.name for sub in target if found.get_field_index(sub.name) >= 0] if both else []
+        return both and all(_alike(found.field(name).type, target.field(name).type) for name in names)
+    if _is_listed(target) or _is_listed(found):
+        return _is_listed(target) and _is_listed(found) and _alike(found.value_type, target.value_type)
+    if pa.types.is_integer(target):
+        return bool(pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_boolean(found))
+    return True
 
 
 def cast_array(array: pa.Array, kind: Any) -> pa.Array:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 WRITTEN_ROWS = 1000
 STREAMED_ROWS = 10_000  # rows of a stream that become a row group
 ROW_GROUP_BYTES = 100_000_000
+ORIENTS = ("columns", "index", "split", "values", "table")  # shapes of JSON that pandas writes
 
 
 @verb
@@ -80,9 +81,9 @@ def to_pandas(self: Dataset | Blocks, batch_size: int | None = None, batched: bo
     return (_frame(self, table) for table in self._tables(batch_size or WRITTEN_ROWS))
 
 
-def _frame(dataset: Dataset | Blocks, table: pa.Table) -> Any:
+def _frame(dataset: Dataset | Blocks, table: pa.Table, **options: Any) -> Any:
     """A DataFrame of what is stored, JSON parsed."""
-    frame = table.to_pandas()
+    frame = table.to_pandas(**options)
     for name, kind in dataset.features.items():
         if any(isinstance(sub, Json) for sub in walk(kind)):
             frame[name] = [_parsed(kind, value) for value in table.column(name).to_pylist()]
@@ -141,17 +142,33 @@ def to_json(
     num_proc: int | None = None,
     storage_options: dict[str, Any] | None = None,
     *,
-    lines: bool = True,
+    lines: bool | None = None,
     orient: str = "records",
     force_ascii: bool = True,
     indent: int | None = None,
     compression: str | None = "infer",
+    **to_json_kwargs: Any,
 ) -> int:
-    """Writes JSON, an object a line, or with `lines=False` one list, and returns the bytes written."""
-    if orient != "records":
-        return _oriented(self, path_or_buf, storage_options, lines, orient, force_ascii, indent, compression)
+    """Writes JSON, an object a line, or with `lines=False` one list, and returns the bytes written.
+
+    Dates are texts (ISO 8601). What else pandas' `to_json` takes (`date_format`, `double_precision`, ...) is its to do,
+    and so are other shapes (`orient`) than records.
+    """
+    lines = orient == "records" if lines is None else lines
     if not lines and batch_size is not None and self.num_rows is not None and batch_size < self.num_rows:
         raise ArgumentError("to_json()", "lines=False writes all rows at once", found=f"batch_size={batch_size}")
+    if orient not in ("records", *ORIENTS) or (lines and orient != "records"):
+        rule = f"orient must be 'records', or with lines=False one of {', '.join(ORIENTS)}"
+        raise ArgumentError("to_json()", rule, found=f"lines={lines}, orient={orient!r}")
+    if to_json_kwargs or orient != "records":
+        known = {"date_format", "double_precision", "date_unit", "default_handler", "index"}
+        if strange := sorted(set(to_json_kwargs) - known):
+            remedy = f"It takes lines, orient, force_ascii, indent, compression, {', '.join(sorted(known))}."
+            raise ArgumentError("to_json()", "has no such keyword", found=", ".join(strange), remedy=remedy)
+        if orient in ("split", "table"):
+            to_json_kwargs.setdefault("index", False)
+        options = {"orient": orient, "lines": lines, "force_ascii": force_ascii, "indent": indent, **to_json_kwargs}
+        return _by_pandas(self, path_or_buf, batch_size, storage_options, compression, options)
     written, first = 0, True
     with opened(path_or_buf, storage_options, compression) as file:
         if not lines:
@@ -166,28 +183,29 @@ def to_json(
             written += file.write(("" if lines or first else ",").encode() + text.encode("utf-8", "surrogatepass"))
             first = False
         if not lines:
-            written += file.write(b"]")
+            written += file.write(b"]\n")
     return written
 
 
-def _oriented(
+def _by_pandas(
     self: Dataset | Blocks,
     path_or_buf: Any,
+    batch_size: int | None,
     storage_options: dict[str, Any] | None,
-    lines: bool,
-    orient: str,
-    force_ascii: bool,
-    indent: int | None,
     compression: str | None,
+    options: dict[str, Any],
 ) -> int:
-    """All rows as one object of another shape, which is pandas' to write."""
-    known = ("columns", "index", "split", "values", "table")
-    if lines or orient not in known:
-        rule = f"orient must be 'records', or with lines=False one of {', '.join(known)}"
-        raise ArgumentError("to_json()", rule, found=f"lines={lines}, orient={orient!r}")
-    text = to_pandas(self).to_json(orient=orient, force_ascii=force_ascii, indent=indent)
+    """JSON as pandas writes it, with the keywords of its `to_json`."""
+    from martlet.datasets.making import needs_pandas
+
+    needs_pandas()
+    tables = self._tables(batch_size or WRITTEN_ROWS) if options["lines"] else [self._whole(None)]
+    written = 0
     with opened(path_or_buf, storage_options, compression) as file:
-        return int(file.write(text.encode("utf-8", "surrogatepass")))
+        for table in tables:
+            text = _frame(self, table, integer_object_nulls=True).to_json(**options)
+            written += file.write((text if text.endswith("\n") else text + "\n").encode("utf-8", "surrogatepass"))
+    return written
 
 
 def _plain(value: Any) -> Any:

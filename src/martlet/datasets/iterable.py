@@ -129,9 +129,8 @@ class IterableDataset:
         return int(self._epoch)
 
     def __repr__(self) -> str:
-        names = ", ".join(self.column_names) if self.column_names is not None else "not known before they are read"
-        rows = f", {self.num_rows} rows" if self.num_rows is not None else ""
-        return f"IterableDataset({names}{rows}, {self.num_shards} shard{'s' if self.num_shards != 1 else ''})"
+        names = "Unknown" if self.column_names is None else self.column_names
+        return f"IterableDataset({{\n    features: {names},\n    num_shards: {self.num_shards}\n}})"
 
     # Iteration and its state
 

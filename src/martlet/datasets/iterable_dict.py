@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from martlet.datasets import pushing
+from martlet.datasets.arguments import verb
 from martlet.datasets.dataset_dict import WithSplit
+from martlet.datasets.features import Features
 from martlet.datasets.iterable import IterableDataset
 
 
@@ -25,10 +28,27 @@ class IterableDatasetDict(dict[str, IterableDataset]):
 
     push_to_hub = pushing.push_to_hub
 
-    def map(self, function: Any = None, *args: Any, with_split: bool = False, **kwargs: Any) -> IterableDatasetDict:
+    @verb
+    def map(
+        self,
+        function: Callable[..., Any] | None = None,
+        with_indices: bool = False,
+        with_split: bool = False,
+        input_columns: str | list[str] | None = None,
+        batched: bool = False,
+        batch_size: int | None = 1000,
+        drop_last_batch: bool = False,
+        remove_columns: str | list[str] | None = None,
+        fn_kwargs: dict[str, Any] | None = None,
+        *,
+        features: Features | None = None,
+    ) -> IterableDatasetDict:
         """`map` of each split; with `with_split` the function is told the split after its other arguments."""
-        told = {split: WithSplit(function, split) if with_split else function for split in self}
-        return type(self)({split: ds.map(told[split], *args, **kwargs) for split, ds in self.items()})
+        told: dict[str, Any] = {
+            split: WithSplit(function, split) if with_split and function is not None else function for split in self
+        }
+        options = (with_indices, input_columns, batched, batch_size, drop_last_batch, remove_columns, features)
+        return type(self)({split: ds.map(told[split], *options, fn_kwargs) for split, ds in self.items()})
 
     def __repr__(self) -> str:
         inner = "\n".join(f"{name}: {dataset!r}" for name, dataset in self.items())
@@ -36,10 +56,10 @@ class IterableDatasetDict(dict[str, IterableDataset]):
 
 
 def _each(name: str) -> Callable[..., IterableDatasetDict]:
+    @functools.wraps(getattr(IterableDataset, name))
     def applied(self: IterableDatasetDict, *args: Any, **kwargs: Any) -> IterableDatasetDict:
         return type(self)({split: getattr(ds, name)(*args, **kwargs) for split, ds in self.items()})
 
-    applied.__name__, applied.__doc__ = name, getattr(IterableDataset, name).__doc__
     return applied
 
 

@@ -44,7 +44,10 @@ class Value:
             if pa.types.is_boolean(kind):
                 return bool(value)
             if pa.types.is_integer(kind):
-                return int(value)
+                number = int(value)
+                if isinstance(value, float | np.floating) and number != value:
+                    raise ValueError
+                return number
             if pa.types.is_floating(kind):
                 return float(value)
         except (ValueError, TypeError) as problem:
@@ -130,6 +133,8 @@ class ClassLabel:
     def encode_example(self, value: Any) -> int:
         """The number: names become numbers. FeatureError for one outside -1 .. num_classes - 1."""
         number = self._number(value) if isinstance(value, str) else value
+        if isinstance(number, float | np.floating) and number % 1:
+            raise FeatureError("ClassLabel", "the numbers are whole", found=number)
         if not -1 <= number < self.num_classes:
             raise FeatureError("ClassLabel", f"the numbers are -1 to {self.num_classes - 1}", found=number)
         return int(number)

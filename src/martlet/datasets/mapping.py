@@ -58,6 +58,7 @@ def map(
     The result is cached by the source, the function's code and what it closes over; `cache=False` does not need to
     hash. Functions without effects outside run when rows are looked at, fused with the maps and filters around them;
     others run now. `num_proc` fresh processes share the rows; `runner` is another place for the work.
+    `disable_nullable` makes a missing value an error.
 
     MapError names the rows whose results do not fit, HashingError what cannot be hashed, WorkerError a dead worker.
     """
@@ -66,9 +67,9 @@ def map(
 
     names = self.column_names
     removed = _columns("map()", "remove_columns", remove_columns, names)
-    if disable_nullable:
-        raise ArgumentError("map()", "disable_nullable has no meaning here", remedy="Arrow columns are nullable.")
     if function is None:
+        if removed:
+            return self.remove_columns(list(removed)).map(features=features)
         function, batched = _nothing, True
     called, is_pure = _function(
         self,
@@ -90,6 +91,7 @@ def map(
         drop_last_batch and batched,
         on_mixed_types,
         bool(try_original_type),
+        not disable_nullable,
     )
     options = Options(
         _processes("map()", num_proc),

@@ -33,10 +33,11 @@ def from_csv(
     features: Any = None,
     cache_dir: str | None = None,
     keep_in_memory: bool = False,
+    num_proc: int | None = None,
     **kwargs: Any,
 ) -> Any:
     """The rows of CSV files, converted once to Arrow in the cache; keywords as of load_dataset("csv")."""
-    return _loaded("csv", path_or_paths, split, features, cache_dir, keep_in_memory, kwargs)
+    return _loaded("csv", path_or_paths, split, features, cache_dir, keep_in_memory, {"num_proc": num_proc, **kwargs})
 
 
 def from_json(
@@ -46,10 +47,12 @@ def from_json(
     cache_dir: str | None = None,
     keep_in_memory: bool = False,
     field: str | None = None,
+    num_proc: int | None = None,
     **kwargs: Any,
 ) -> Any:
     """The rows of JSON or JSON Lines files; `field` is where in the file they are."""
-    return _loaded("json", path_or_paths, split, features, cache_dir, keep_in_memory, {"field": field, **kwargs})
+    options = {"field": field, "num_proc": num_proc, **kwargs}
+    return _loaded("json", path_or_paths, split, features, cache_dir, keep_in_memory, options)
 
 
 def from_parquet(
@@ -59,10 +62,17 @@ def from_parquet(
     cache_dir: str | None = None,
     keep_in_memory: bool = False,
     columns: list[str] | None = None,
+    num_proc: int | None = None,
+    filters: Any = None,
+    fragment_scan_options: Any = None,
+    on_bad_files: str = "error",
     **kwargs: Any,
 ) -> Any:
-    """The rows of Parquet files, or some of their columns."""
-    return _loaded("parquet", path_or_paths, split, features, cache_dir, keep_in_memory, {"columns": columns, **kwargs})
+    """The rows of Parquet files, or some of their columns, or (`filters`) those of which an expression is true."""
+    options = {"columns": columns, "num_proc": num_proc, "filters": filters, "on_bad_files": on_bad_files, **kwargs}
+    if fragment_scan_options is not None:  # an error that names it, until there is such an option
+        options["fragment_scan_options"] = fragment_scan_options
+    return _loaded("parquet", path_or_paths, split, features, cache_dir, keep_in_memory, options)
 
 
 def from_text(
@@ -71,10 +81,14 @@ def from_text(
     features: Any = None,
     cache_dir: str | None = None,
     keep_in_memory: bool = False,
+    num_proc: int | None = None,
+    keep_linebreaks: bool = False,
+    sample_by: str = "line",
     **kwargs: Any,
 ) -> Any:
     """The lines (or paragraphs, or documents) of text files."""
-    return _loaded("text", path_or_paths, split, features, cache_dir, keep_in_memory, kwargs)
+    options = {"num_proc": num_proc, "keep_linebreaks": keep_linebreaks, "sample_by": sample_by, **kwargs}
+    return _loaded("text", path_or_paths, split, features, cache_dir, keep_in_memory, options)
 
 
 def from_sql(

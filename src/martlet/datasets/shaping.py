@@ -209,6 +209,9 @@ def _sizes(total: int, train_size: float | int | None, test_size: float | int | 
                 raise ArgumentError("train_test_split()", f"{name} must be a share between 0 and 1", found=size)
         elif not 0 < size < total:
             raise ArgumentError("train_test_split()", f"{name} must be 1 to {total - 1} rows", found=size)
+    if isinstance(train_size, float) and isinstance(test_size, float) and train_size + test_size > 1:
+        found = f"{train_size} + {test_size}"
+        raise ArgumentError("train_test_split()", "train_size and test_size must be 1 together at most", found=found)
     test = None if test_size is None else int(np.ceil(test_size * total) if isinstance(test_size, float) else test_size)
     train = (
         None

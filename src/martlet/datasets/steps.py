@@ -30,6 +30,7 @@ class MapStep:
     drop_last: bool = False
     on_mixed_types: str | None = None
     keeps_kinds: bool = True  # a column that is returned again keeps its kind if its values fit
+    takes_nulls: bool = True
 
     @property
     def key(self) -> str:
@@ -39,7 +40,7 @@ class MapStep:
             "map",
             self.function.key,
             self.function.words(),
-            repr((self.removed, fixed, self.drop_last, self.on_mixed_types, self.keeps_kinds)),
+            repr((self.removed, fixed, self.drop_last, self.on_mixed_types, self.keeps_kinds, self.takes_nulls)),
         )
 
     @property
@@ -70,8 +71,15 @@ class _MapWork:
             BatchCalls(step.function) if step.function.batched else RowCalls(step.function, list(features))
         )
 
-    def __call__(self, block: Block, rank: int, where: str) -> tuple[pa.Table, Features] | None:
-        """The block's result; None where the function is for its side effects (it returned None)."""
+    def __call__(self, block: Block, rank: int, where: str) -> tuple[pa.Table, Features]:
+        """The block's result; the block itself where the function is for its side effects (it returned None)."""
+        table, features = self._made(block, rank, where)
+        lacking = [] if self.step.takes_nulls else [name for name in table.column_names if table[name].null_count]
+        if lacking:
+            raise MapError(where, "disable_nullable lets no value be missing", found=", ".join(map(repr, lacking)))
+        return table, features
+
+    def _made(self, block: Block, rank: int, where: str) -> tuple[pa.Table, Features]:
         made = self._of_batch(block, rank, where) if self.step.function.batched else self._of_rows(block, rank, where)
         if made is None:
             return block.table, block.features
