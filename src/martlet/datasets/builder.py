@@ -18,6 +18,7 @@ from martlet.errors import ArgumentError
 
 if TYPE_CHECKING:
     from martlet.datasets.dataset import Dataset
+    from martlet.datasets.info import DatasetInfo
 
 FORMATS = ("arrow", "parquet", "json")
 
@@ -40,9 +41,17 @@ class DatasetBuilder:
         self._folder: str | None = None
         files = {split: [file.url for file in group] for split, group in found.files.items()}
         self.config = BuilderConfig(found.config_name, files, found.source.options())
-        self.info = info_of(found)
-        if self.info.splits is None:
-            self.info.splits = SplitDict({split: SplitInfo(split, dataset_name=found.name) for split in found.files})
+        self._info = info_of(found)
+        if self._info.splits is None:
+            self._info.splits = SplitDict({split: SplitInfo(split, dataset_name=found.name) for split in found.files})
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What its card says of it; `features` that the card does not say are those of its first rows."""
+        if self._info.features is None:
+            streams = self.as_streaming_dataset()
+            self._info.features = next((ds.features for ds in streams.values()), None)
+        return self._info
 
     @property
     def name(self) -> str:

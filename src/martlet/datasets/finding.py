@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,21 +51,22 @@ def by_split(patterns: Any) -> dict[str, list[str]]:
     """`data_files=` in its one form: patterns by split. A string or a list is "train"."""
     if isinstance(patterns, (str, os.PathLike)):
         return {"train": [os.fspath(patterns)]}
+    if not isinstance(patterns, Iterable) or (isinstance(patterns, Sized) and not len(patterns)):
+        rule = "must be a path, a list of paths or paths by split"
+        raise ArgumentError("data_files", rule, found=repr(patterns)[:80])
     if isinstance(patterns, Mapping):
         return {str(split): _listed(value) for split, value in patterns.items()}
-    if isinstance(patterns, Iterable):
-        patterns = list(patterns)
-        if not any(isinstance(each, Mapping) for each in patterns):
-            return {"train": _listed(patterns)}
-        found: dict[str, list[str]] = {}
-        for each in patterns:
-            if not isinstance(each, Mapping) or set(each) != {"split", "path"}:
-                raise ArgumentError("data_files", "each entry must be {'split': ..., 'path': ...}", found=repr(each))
-            if str(each["split"]) in found:
-                raise ArgumentError("data_files", "must name each split once", found=repr(each["split"]))
-            found[str(each["split"])] = _listed(each["path"])
-        return found
-    raise ArgumentError("data_files", "must be a path, a list of paths or paths by split", found=repr(patterns)[:80])
+    patterns = list(patterns)
+    if not any(isinstance(each, Mapping) for each in patterns):
+        return {"train": _listed(patterns)}
+    found: dict[str, list[str]] = {}
+    for each in patterns:
+        if not isinstance(each, Mapping) or set(each) != {"split", "path"}:
+            raise ArgumentError("data_files", "each entry must be {'split': ..., 'path': ...}", found=repr(each))
+        if str(each["split"]) in found:
+            raise ArgumentError("data_files", "must name each split once", found=repr(each["split"]))
+        found[str(each["split"])] = _listed(each["path"])
+    return found
 
 
 def _listed(value: Any) -> list[str]:
@@ -150,14 +151,17 @@ def _nearby(pattern: str) -> str:
 def resolve_all(
     patterns: Mapping[str, Sequence[str]], base: str, storage_options: Mapping[str, Any]
 ) -> dict[str, list[DataFile]]:
-    """The files of each split, each file once, in the order of the patterns."""
+    """The files of each split, in the order of the patterns; each once, unless it is itself listed more than once."""
     found: dict[str, list[DataFile]] = {}
     for split, several in patterns.items():
-        files: dict[str, DataFile] = {}
-        for pattern in several:
-            for file in resolve(pattern, base, storage_options):
-                files[file.url] = file
-        found[split] = list(files.values())
+        files: list[DataFile] = []
+        seen: set[str] = set()
+        for number, pattern in enumerate(several):
+            more = resolve(pattern, base, storage_options)
+            is_again = len(more) == 1 and pattern in several[:number]
+            files += [file for file in more if is_again or file.url not in seen]
+            seen.update(file.url for file in more)
+        found[split] = files
     return found
 
 

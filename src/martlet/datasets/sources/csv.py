@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from martlet.datasets.encoding import array_of, inferred
+from martlet.datasets.features import kind_of
 from martlet.datasets.files import DataFile
+from martlet.datasets.hashing import key_of
+from martlet.datasets.sources.edited import EditedFile, Edits, dialect_of, skips_of
 from martlet.datasets.sources.json import Recoded
 from martlet.datasets.sources.source import Restart, Source, broken
 from martlet.errors import ArgumentError, DataFileError
@@ -49,14 +55,19 @@ class Csv(Source):
     names: Sequence[str] | None = None
     column_names: Sequence[str] | None = None
     index_col: int | str | Sequence[int | str] | None = None  # of pandas' frame: in Arrow these columns come last
-    usecols: Sequence[int] | Sequence[str] | None = None
+    usecols: Any = None  # numbers, names, or a function of a name
     quotechar: str = '"'
     quoting: int = csv.QUOTE_MINIMAL
     doublequote: bool = True
     escapechar: str | None = None
     encoding: str | None = None
     encoding_errors: str | None = None
-    skiprows: int = 0
+    skiprows: Any = 0  # a number of lines, their numbers, or a function of one
+    comment: str | None = None
+    skipinitialspace: bool = False
+    lineterminator: str | None = None
+    dialect: Any = None
+    converters: Mapping[str | int, Callable[[str], Any]] | None = None
     nrows: int | None = None
     na_values: str | Sequence[str] | None = None
     keep_default_na: bool = True
@@ -72,21 +83,68 @@ class Csv(Source):
     engine: str | None = None
     memory_map: bool = False
     float_precision: str | None = None
+    verbose: bool = False
+    mangle_dupe_cols: bool = True  # a column that occurs twice is an error
+    date_format: None = None
+    prefix: None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.sep = self.delimiter or self.sep
+        if self.dialect is not None:
+            for name, value in dialect_of(self.dialect).items():
+                setattr(self, name, value)
         self.names = self.column_names or self.names
         if len(self.sep) != 1:
             raise ArgumentError("sep", "must be one character", found=repr(self.sep))
         if self.header not in ("infer", None) and not isinstance(self.header, int):
             raise ArgumentError("header", "must be 'infer', None or the number of a row", found=repr(self.header))
-        if not isinstance(self.skiprows, int):
-            raise ArgumentError("skiprows", "must be a number of lines", found=repr(self.skiprows)[:80])
+        self._skips = skips_of(self.skiprows)
+        for name in ("comment", "lineterminator"):
+            if (value := getattr(self, name)) is not None and len(value.encode()) != 1:
+                raise ArgumentError(name, "must be one character", found=repr(value))
+        for name in ("date_format", "prefix"):
+            if getattr(self, name) is not None:
+                remedy = 'features= with Value("timestamp[s]") reads dates, column_names= names columns.'
+                raise ArgumentError(name, "is not there", found=repr(getattr(self, name)), remedy=remedy)
         if self.on_bad_lines not in ("error", "warn", "skip"):
             raise ArgumentError("on_bad_lines", "must be 'error', 'warn' or 'skip'", found=repr(self.on_bad_lines))
         if self.on_bad_lines != "error":
             self.on_error = "skip"
+
+    def options(self) -> dict[str, Any]:
+        made = super().options()
+        for name in ("skiprows", "usecols", "converters"):
+            if callable(made[name]) or (name == "converters" and made[name]):
+                made[name] = key_of(made[name])[0]
+        if self.dialect is not None:
+            made["dialect"] = dialect_of(self.dialect)
+        return made
+
+    @contextlib.contextmanager
+    def _open(self, file: DataFile) -> Iterator[Any]:
+        """The file's bytes, edited where the options ask for it."""
+        end = self.lineterminator if self.lineterminator not in (None, "\n", "\r") else None
+        if not (self.comment or self.skipinitialspace or self._skips or end):
+            with file.open() as stream:
+                yield stream
+            return
+        edits = Edits(
+            self.sep.encode(),
+            (self.quotechar if self.quoting != csv.QUOTE_NONE else "\0").encode(),
+            self.comment.encode() if self.comment else None,
+            self._skips,
+            self.skipinitialspace,
+            end.encode() if end else None,
+            self.skip_blank_lines,
+        )
+        with file.open() as stream:
+            yield io.BufferedReader(EditedFile(stream, edits), 1 << 20)
+
+    @property
+    def _num_skipped(self) -> int:
+        """Lines before the header that are skipped by their number."""
+        return self.skiprows if isinstance(self.skiprows, int) else 0
 
     def tables(self, file: DataFile) -> Iterator[pa.Table]:
         import pyarrow.csv as pac
@@ -96,7 +154,7 @@ class Csv(Source):
         spelling = Spelling(self.decimal, self.thousands, tuple(self.true_values or ()), tuple(self.false_values or ()))
         kinds: dict[str, pa.DataType] = {}
         left = self.nrows
-        with file.open() as stream:
+        with self._open(file) as stream:
             try:
                 reader = pac.open_csv(
                     _arrow_stream(stream, self.encoding, self.encoding_errors, file),
@@ -108,7 +166,7 @@ class Csv(Source):
                         column_types={name: pa.string() for name in names},
                         include_columns=wanted if wanted != names else None,
                         null_values=self._missing(),
-                        strings_can_be_null=True,
+                        strings_can_be_null=not self.converters,  # a converter is given the text of such cells too
                         quoted_strings_can_be_null=True,
                     ),
                 )
@@ -116,8 +174,10 @@ class Csv(Source):
                     if left is not None:
                         batch = batch.slice(0, left)
                         left -= batch.num_rows
-                    if batch.num_rows:
+                    if batch.num_rows and not self.converters:
                         yield self._typed(batch, kinds, spelling)
+                    elif batch.num_rows:
+                        yield self._converted(batch, names, kinds, spelling)
                     if left == 0:
                         return
             except pa.ArrowInvalid as problem:
@@ -128,8 +188,8 @@ class Csv(Source):
     def _header(self, file: DataFile) -> tuple[list[str], int]:
         """Column names, and how many lines come before the first row."""
         header = (0 if self.names is None else None) if self.header == "infer" else self.header
-        wanted_line = self.skiprows + (int(header) if header is not None else 0)
-        with file.open() as stream:
+        wanted_line = self._num_skipped + (int(header) if header is not None else 0)
+        with self._open(file) as stream:
             lines = _text_lines(file, stream, self.encoding, self.encoding_errors)
             reader = csv.reader(lines, **self._dialect())
             for _ in range(wanted_line):
@@ -142,7 +202,7 @@ class Csv(Source):
             raise DataFileError(str(file), "must hold a header and rows", found="an empty file")
         used = wanted_line + reader.line_num
         if header is None:
-            return list(self.names or (str(i) for i in range(len(row)))), self.skiprows
+            return list(self.names or (str(i) for i in range(len(row)))), self._num_skipped
         return list(self.names) if self.names is not None else _distinct(file, row), used
 
     def _wanted(self, names: list[str]) -> list[str]:
@@ -164,6 +224,8 @@ class Csv(Source):
     def _used(self, names: list[str]) -> list[str]:
         if self.usecols is None:
             return names
+        if callable(self.usecols):
+            return [name for name in names if self.usecols(name)]
         chosen = {names[c] if isinstance(c, int) else c for c in self.usecols}
         if missing := chosen - set(names):
             raise ArgumentError("usecols", f"must name columns of the file ({', '.join(names)})", found=sorted(missing))
@@ -176,6 +238,7 @@ class Csv(Source):
             "quoting": self.quoting,
             "doublequote": self.doublequote,
             "escapechar": self.escapechar,
+            "skipinitialspace": self.skipinitialspace,
         }
 
     def _parse_options(self, file: DataFile, num_columns: int) -> Any:
@@ -203,6 +266,34 @@ class Csv(Source):
         extra = [self.na_values] if isinstance(self.na_values, str) else list(self.na_values or ())
         return [*(MISSING if self.keep_default_na else ()), *map(str, extra)]
 
+    def _converted(
+        self, batch: pa.RecordBatch, names: list[str], kinds: dict[str, pa.DataType], spelling: Spelling
+    ) -> pa.Table:
+        """The columns that have converters as these make them of each cell's text, the others as ever."""
+        calls = {names[key] if isinstance(key, int) else key: call for key, call in (self.converters or {}).items()}
+        if strange := sorted(set(calls) - set(names)):
+            raise ArgumentError("converters", f"must be of columns: {', '.join(names)}", found=", ".join(strange))
+        lacking = set(self._missing())
+        missing = pa.array(sorted(lacking), pa.string())
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        plain = {
+            name: pc.if_else(pc.is_in(text, missing), None, text) for name, text in columns.items() if name not in calls
+        }
+        typed = self._typed(pa.RecordBatch.from_pydict(plain), kinds, spelling) if plain else None
+        made = []
+        for name, text in columns.items():
+            if typed is not None and name in plain:
+                made.append(typed.column(name))
+                continue
+            known = self.types.get(name, kinds.get(name))
+            values = [calls[name](value) for value in text.to_pylist()]
+            values = [None if isinstance(value, str) and value in lacking else value for value in values]
+            column = array_of(values, kind_of(pa.field(name, known)), name) if known else inferred(values, name)[0]
+            if not pa.types.is_null(column.type):
+                kinds[name] = column.type
+            made.append(column)
+        return pa.Table.from_arrays(made, names=list(columns))
+
     def _typed(self, batch: pa.RecordBatch, kinds: dict[str, pa.DataType], spelling: Spelling) -> pa.Table:
         columns = []
         for name, text in zip(batch.schema.names, batch.columns, strict=True):
@@ -221,7 +312,7 @@ class Csv(Source):
 
     def _explained(self, file: DataFile, names: list[str], num_skipped: int, problem: str) -> DataFileError:
         """The first row that is not as wide as the header, found again with the file's own line numbers."""
-        with file.open() as stream:
+        with self._open(file) as stream:
             lines = _text_lines(file, stream, self.encoding, self.encoding_errors)
             for _ in range(num_skipped):
                 next(lines, None)

@@ -46,7 +46,7 @@ class Parquet(Source):
                     asked = pq.filters_to_expression(self.filters) if isinstance(self.filters, list) else self.filters
                 for batch in reader.iter_batches(
                     self.batch_size or 8192,
-                    columns=list(self.columns) if self.columns else None,
+                    columns=wanted_columns(self.columns, reader.schema_arrow.names),
                     use_threads=self.num_threads != 1,
                 ):
                     table = pa.Table.from_batches([batch])
@@ -87,6 +87,15 @@ class Arrow(Source):
                     yield plain_table(reader.schema.empty_table())
             except (pa.ArrowInvalid, OSError) as problem:
                 raise unreadable(file, "Arrow", problem) from problem
+
+
+def wanted_columns(columns: Sequence[str] | None, names: list[str]) -> list[str] | None:
+    """The columns to read, in the file's order. ArgumentError for one that it does not have."""
+    if not columns:
+        return None
+    if strange := [name for name in columns if name.split(".")[0] not in names]:
+        raise ArgumentError("columns", f"must be columns of the file: {', '.join(names)}", found=", ".join(strange))
+    return sorted(columns, key=lambda name: names.index(name.split(".")[0]))
 
 
 def unreadable(file: DataFile, what: str, problem: Exception) -> DataFileError:

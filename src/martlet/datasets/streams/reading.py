@@ -354,11 +354,13 @@ class ParquetPieces(Pieces):
         self.bytes_of_row = num_bytes / max(1, sum(self.counts))
 
     def read(self, piece: int) -> pa.Table:
+        from martlet.datasets.sources.parquet import wanted_columns
         from martlet.datasets.tables import plain_table
 
         number, group = self._place[piece]
         with _parquet(self._files[number]) as reader:
-            return plain_table(reader.read_row_group(group, columns=list(self._columns) if self._columns else None))
+            columns = wanted_columns(self._columns, reader.schema_arrow.names)
+            return plain_table(reader.read_row_group(group, columns=columns))
 
 
 class LinePieces(Pieces):
