@@ -21,6 +21,7 @@ from martlet.training.checkpoints import checkpoint_name, lock_folder, sweep
 from martlet.training.compiling import compiled
 from martlet.training.evaluation import to_device
 from martlet.training.feed import Batch, MapFeed, Step, seeded
+from martlet.training.heap import Heap
 from martlet.training.outputs import TrainOutput
 from martlet.training.runs import Progress, check_identity, find_resume, identity_of, load_run, save_run
 from martlet.training.weights import load_weights
@@ -85,6 +86,7 @@ class Loop:
             self._add_noise(stack)
             trainer.model.train()
             stack.enter_context(trainer.computing())
+            self.heap = Heap(is_used=world.device.type == "cpu")
             return self._train()
 
     def _claim_folder(self, stack: contextlib.ExitStack) -> None:
@@ -219,7 +221,9 @@ class Loop:
                 found=f"samples {[each.samples for each in batches]} with none",
                 remedy="Are all labels -100? Was the answer cut off?",
             )  # fmt: skip
-        loss = self._backward(batches, int(items))
+        with self.heap.tidied_between_blocks(trainer.model):
+            loss = self._backward(batches, int(items))
+        self.heap.tidy()
         norm = self._clip(batches)
         trainer.event("on_pre_optimizer_step")
         trainer.optimizer.step()
