@@ -1,5 +1,6 @@
 """Streams made of objects and files, cut into shards, batched by a column, and written to files in one pass."""
 
+import asyncio
 import io
 import json
 from pathlib import Path
@@ -177,3 +178,51 @@ def test_json_columns_are_parsed_in_data_frames():
     pytest.importorskip("pandas")
     ds = Dataset.from_dict({"any": [{"a": 1}, [2], "x"]}, on_mixed_types="use_json")
     assert ds.to_pandas()["any"].tolist() == [{"a": 1}, [2], "x"]
+
+
+def test_coroutines_of_a_stream_wait_side_by_side_and_its_state_is_exact():
+    running, most = 0, 0
+
+    async def waiting(row, at):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return {"b": row["a"] * 10 + at}
+
+    async def is_even(row):
+        await asyncio.sleep(0)
+        return row["a"] % 2 == 0
+
+    def generated():
+        yield from ({"a": number} for number in range(50))
+
+    for stream in (IterableDataset.from_dict({"a": list(range(50))}), IterableDataset.from_generator(generated)):
+        running, most = 0, 0
+        mapped = stream.map(waiting, with_indices=True)
+        assert [row["b"] for row in mapped] == [number * 11 for number in range(50)] and most > 5
+        rows = iter(mapped)
+        seen = [next(rows)["b"] for _ in range(17)]
+        state = json.loads(json.dumps(mapped.state_dict()))
+        mapped.load_state_dict(state)
+        assert seen + [row["b"] for row in mapped] == [number * 11 for number in range(50)]
+        assert [row["a"] for row in stream.filter(is_even)] == list(range(0, 50, 2))
+
+
+def test_coroutines_run_where_an_event_loop_runs_already():
+    async def waiting(row):
+        await asyncio.sleep(0)
+        return {"b": row["a"] + 1}
+
+    async def cell():
+        ds = Dataset.from_dict({"a": [1, 2]})
+        return ds.map(waiting)["b"][:], list(ds.to_iterable_dataset().map(waiting)["b"])
+
+    assert asyncio.run(cell()) == ([2, 3], [2, 3])
+
+
+def test_pixels_keep_their_type():
+    features = Features({"i": Image()})
+    for dtype, mode in ((np.uint16, "I;16"), (np.float32, "F"), (np.uint8, "L")):
+        assert Dataset.from_dict({"i": [np.zeros((4, 4), dtype)]}, features=features)[0]["i"].mode == mode

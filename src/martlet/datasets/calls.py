@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from operator import is_not
 from typing import Any
@@ -153,7 +154,7 @@ class RowCalls:
         """What the function returns, row by row."""
         function, given = self.function, self.given(block)
         if self.is_async:
-            out: list[Any] = asyncio.run(self._gathered(block, given, rank))
+            out: list[Any] = all_awaited(lambda at, row: function(row, at, rank), enumerate(given, block.first))
         elif not function.with_indices and not function.with_rank and function.inputs is None:
             call, kwargs = function.call, function.kwargs
             out = [call(row, **kwargs) for row in given] if kwargs else [call(row) for row in given]
@@ -162,15 +163,6 @@ class RowCalls:
         if block.filled * 2 > len(block) and function.inputs is None and function.form.kind is None:
             self.ahead = list(block.names)
         return out
-
-    async def _gathered(self, block: Block, given: Iterable[Any], rank: int) -> list[Any]:
-        gate = asyncio.Semaphore(async_calls())
-
-        async def one(row: Any, at: int) -> Any:
-            async with gate:
-                return await self.function(row, at, rank)
-
-        return list(await asyncio.gather(*(one(row, at) for at, row in enumerate(given, block.first))))
 
 
 class BatchCalls:
@@ -198,4 +190,27 @@ class BatchCalls:
         """What the function returns."""
         indices = list(range(block.first, block.first + len(block)))
         output = self.function(given, indices, rank)
-        return asyncio.run(output) if self.is_async else output
+        return all_awaited(lambda: output, [()])[0] if self.is_async else output
+
+
+def all_awaited(call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """What the coroutines of calls give, in their order; async_calls() of them at a time.
+
+    Within a running event loop, as in a notebook, they run in a loop of their own in another thread.
+    """
+
+    async def gathered() -> list[Any]:
+        gate = asyncio.Semaphore(async_calls())
+
+        async def one(given: tuple[Any, ...]) -> Any:
+            async with gate:
+                return await call(*given)
+
+        return list(await asyncio.gather(*map(one, arguments)))
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(gathered())
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(gathered())).result()

@@ -39,7 +39,8 @@ def _array_of(values: Any, kind: Any, field: pa.Field) -> pa.Array:
         return _nested_arrays(values, kind)
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf" and isinstance(kind, Value):
         return pa.array(values).cast(field.type)
-    values = plain_values(values)
+    # pixels keep their type: of a list the narrowest would be taken
+    values = list(values) if isinstance(kind, Image) else plain_values(values)
     if any(isinstance(sub, ClassLabel | Json | Image | ArrayXD) or _encodes(sub) for sub in walk(kind)):
         values = [encode(kind, value) for value in values]
         if any(isinstance(sub, ArrayXD) for sub in walk(kind)):

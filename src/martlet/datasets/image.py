@@ -40,6 +40,8 @@ class Image:
             return {"path": value if isinstance(value, str) else str(Path(value).absolute()), "bytes": None}
         if isinstance(value, bytes | bytearray):
             return {"path": None, "bytes": bytes(value)}
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
         if isinstance(value, list):
             value = np.array(value)
         if isinstance(value, np.ndarray):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from martlet.datasets import exporting, pushing, search
 from martlet.datasets.arguments import verb
+from martlet.datasets.calls import all_awaited
 from martlet.datasets.column import IterableColumn
+from martlet.datasets.config import async_calls
 from martlet.datasets.features import Features, List
 from martlet.datasets.formatting import PLAIN, Format, format_table, make_format
 from martlet.datasets.info import DatasetInfo
 from martlet.datasets.streams import columns, making
 from martlet.datasets.streams.blocks import Blocks
-from martlet.datasets.streams.calling import Shaped, caller, of_batch, of_row, shaped
-from martlet.datasets.streams.node import Context, Node, Numbered, Row, Run, Strided
+from martlet.datasets.streams.calling import Shaped, caller, of_batch, of_row, of_rows, shaped
+from martlet.datasets.streams.node import Context, Node, Numbered, Row, Run, Strided, as_rows
 from martlet.datasets.streams.numbered import Again, Applied, Lists, Part
 from martlet.datasets.streams.unnumbered import Batched, Columns, Filtered, Gathered, Grouped, Limited, Repeated
 from martlet.errors import ArgumentError
@@ -222,7 +225,8 @@ class IterableDataset:
         fn_kwargs: dict[str, Any] | None = None,
     ) -> IterableDataset:
         """A function of each row (or of batches of columns), whose result is put over the row. Runs when iterated."""
-        call = self._called(function, with_indices, input_columns, fn_kwargs, batched)
+        waits = inspect.iscoroutinefunction(function) and not batched
+        call = self._called(function, with_indices, input_columns, fn_kwargs, batched, awaits=not waits)
         removed = [remove_columns] if isinstance(remove_columns, str) else list(remove_columns or [])
         made = Features(features) if features is not None else None
         if batched:
@@ -230,14 +234,22 @@ class IterableDataset:
                 self._node, of_batch(call, removed, made), batch_size, drop_last_batch, made, with_indices
             )
         else:
-            step = Applied(self._node, of_row(call, removed, made), made, with_indices)
+            many = of_rows(call, removed, made) if waits else None
+            step = Applied(self._node, of_row(call, removed, made), made, with_indices, many)
         return self._like(step)
 
     def _called(
-        self, function: Any, with_indices: bool, input_columns: Any, fn_kwargs: Any, batched: bool
+        self,
+        function: Any,
+        with_indices: bool,
+        input_columns: Any,
+        fn_kwargs: Any,
+        batched: bool,
+        *,
+        awaits: bool = True,
     ) -> Callable[[Any, Any], Any]:
         """The function as one of a row (or columns) and its number, called with the format's objects."""
-        call = caller(function, with_indices, input_columns, fn_kwargs)
+        call = caller(function, with_indices, input_columns, fn_kwargs, awaits=awaits)
         if function is None or self._form.kind is None:
             return call
         return Shaped(call, self._form, self.features, not batched)
@@ -253,17 +265,20 @@ class IterableDataset:
         fn_kwargs: dict[str, Any] | None = None,
     ) -> IterableDataset:
         """The rows for which the function is true."""
-        call = self._called(function, with_indices, input_columns, fn_kwargs, batched)
-        if not batched:
+        waits = inspect.iscoroutinefunction(function) and not batched
+        call = self._called(function, with_indices, input_columns, fn_kwargs, batched, awaits=not waits)
+        if not batched and not waits:
             return self._like(Filtered(self._node, lambda row, number: bool(call(row, number)), with_indices))
 
         def kept(columns: Columns, first: int) -> Columns:
             size = len(next(iter(columns.values()), []))
             numbers = list(range(first, first + size))
-            mask = list(call(columns, numbers))
+            rows = zip(as_rows(columns, size), numbers, strict=True) if waits else ()
+            mask = list(all_awaited(call, rows) if waits else call(columns, numbers))
             return {name: [v for v, keep in zip(values, mask, strict=True) if keep] for name, values in columns.items()}
 
-        return self._like(Batched(self._node, kept, batch_size, False, self.features, with_indices))
+        size = async_calls() if waits else batch_size
+        return self._like(Batched(self._node, kept, size, False, self.features, with_indices))
 
     @verb
     def shuffle(

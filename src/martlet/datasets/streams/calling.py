@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from martlet.datasets.calls import all_awaited
 from martlet.datasets.features import Features
 from martlet.datasets.formatting import Format, format_row, format_table
 from martlet.datasets.outputs import columns_of
@@ -20,9 +20,14 @@ from martlet.errors import ArgumentError, DatasetError
 
 
 def caller(
-    function: Callable[..., Any] | None, with_indices: bool, input_columns: Any, fn_kwargs: dict[str, Any] | None
+    function: Callable[..., Any] | None,
+    with_indices: bool,
+    input_columns: Any,
+    fn_kwargs: dict[str, Any] | None,
+    *,
+    awaits: bool = True,
 ) -> Callable[[Any, Any], Any]:
-    """`function` as one of a row or columns, and its number or numbers."""
+    """`function` as one of a row or columns, and its number or numbers; without `awaits` coroutines are handed out."""
     kwargs, names = fn_kwargs or {}, [input_columns] if isinstance(input_columns, str) else input_columns
     if function is None:
         return lambda row, _: row
@@ -32,13 +37,9 @@ def caller(
     def call(row: Any, number: Any) -> Any:
         values = [row] if names is None else [row[name] for name in names]
         made = function(*values, *([number] if with_indices else []), **kwargs)
-        return asyncio.run(_awaited(made)) if inspect.isawaitable(made) else made
+        return all_awaited(lambda: made, [()])[0] if awaits and inspect.isawaitable(made) else made
 
     return call
-
-
-async def _awaited(value: Any) -> Any:
-    return await value
 
 
 @dataclass(frozen=True)
@@ -68,24 +69,39 @@ def shaped(rows: list[Row] | Columns, features: Features | None, form: Format, i
 def of_row(call: Callable[[Any, Any], Any], removed: list[str], features: Features | None) -> Callable[[Row, int], Row]:
     def applied(row: Row, number: int) -> Row:
         given = dict(row)
-        made = call(given, number)
-        if made is None:
-            made = row
-        elif made is given:  # a row that is handed back is what stays of it
-            made = without(given, removed)
-        if not isinstance(made, Mapping) and hasattr(made, "columns"):  # of a stream of tables
-            columns = columns_of(made, "map") or {}
-            if any(len(values) != 1 for values in columns.values()):
-                raise DatasetError("map", "a function of a row must return one row", found="a table of others")
-            row, made = {}, {name: _listed(values)[0] for name, values in columns.items() if name not in removed}
-        if not isinstance(made, Mapping):
-            raise DatasetError(
-                "map", "a function of a row must return a dict or None", found=f"a {type(made).__name__}"
-            )
-        new = {**without(row, removed), **made}
-        return features.decode_example(features.encode_example(new)) if features is not None else new
+        return _merged(row, given, call(given, number), removed, features)
 
     return applied
+
+
+def of_rows(
+    call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
+) -> Callable[[list[Row], list[int]], list[Row]]:
+    """The same for several rows, whose coroutines run side by side."""
+
+    def applied(rows: list[Row], numbers: list[int]) -> list[Row]:
+        given = [dict(row) for row in rows]
+        made = all_awaited(call, zip(given, numbers, strict=True))
+        return [_merged(*each, removed, features) for each in zip(rows, given, made, strict=True)]
+
+    return applied
+
+
+def _merged(row: Row, given: Row, made: Any, removed: list[str], features: Features | None) -> Row:
+    """A row with what a function made of it; `given` is the copy that the function had."""
+    if made is None:
+        made = row
+    elif made is given:  # a row that is handed back is what stays of it
+        made = without(given, removed)
+    if not isinstance(made, Mapping) and hasattr(made, "columns"):  # of a stream of tables
+        columns = columns_of(made, "map") or {}
+        if any(len(values) != 1 for values in columns.values()):
+            raise DatasetError("map", "a function of a row must return one row", found="a table of others")
+        row, made = {}, {name: _listed(values)[0] for name, values in columns.items() if name not in removed}
+    if not isinstance(made, Mapping):
+        raise DatasetError("map", "a function of a row must return a dict or None", found=f"a {type(made).__name__}")
+    new = {**without(row, removed), **made}
+    return features.decode_example(features.encode_example(new)) if features is not None else new
 
 
 def of_batch(

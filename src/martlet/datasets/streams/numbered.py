@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from martlet.datasets.config import async_calls
 from martlet.datasets.features import Features
-from martlet.datasets.streams.node import CHUNK, Context, Node, Positions, Row, Run, columns_of, pair
+from martlet.datasets.streams.node import CHUNK, Context, Node, Positions, Row, Run, columns_of, pair, triple
 
 
 class Part(Node):
@@ -185,16 +186,26 @@ class Columns(Node):
 
 
 class Applied(Node):
-    """A function of one row (and its number): `call(row, number) -> row`."""
+    """A function of one row (and its number): `call(row, number) -> row`; `many`: of rows that wait together."""
 
-    def __init__(self, child: Node, call: Callable[[Row, int], Row], features: Features | None, counts: bool) -> None:
-        self._child, self._call, self._counts = child, call, counts
+    def __init__(
+        self,
+        child: Node,
+        call: Callable[[Row, int], Row],
+        features: Features | None,
+        counts: bool,
+        many: Callable[[list[Row], list[int]], list[Row]] | None = None,
+    ) -> None:
+        self._child, self._call, self._counts, self._many = child, call, counts, many
         self.num_rows, self.features = child.num_rows, features
 
     def children(self) -> list[Node]:
         return [self._child]
 
     def rows(self, positions: Positions, epoch: int) -> Iterator[Row]:
+        if self._many is not None:
+            yield from self._many(list(self._child.rows(positions, epoch)), positions.tolist())
+            return
         for row, number in zip(self._child.rows(positions, epoch), positions.tolist(), strict=True):
             yield self._call(row, number)
 
@@ -203,6 +214,8 @@ class Applied(Node):
         return not self._counts
 
     def start(self, state: Any, context: Context) -> Run:
+        if self._many is not None:
+            return Several(self._child, self._many, state, context)
         if not self._counts:
             return Each(self._child.run(state, context), lambda row: self._call(row, 0))
         return Counted(self._child, self._call, state, context)
@@ -245,6 +258,40 @@ class Counted(Run):
 
     def state(self) -> Any:
         return [self._run.state(), self._count]
+
+
+class Several(Run):
+    """A function of some neighbouring rows at a time. The state is where they start, their number, and how many of them
+    were handed out.
+    """
+
+    def __init__(
+        self, child: Node, call: Callable[[list[Row], list[int]], list[Row]], state: Any, context: Context
+    ) -> None:
+        self._at, self._first, done = triple(state)
+        self._run, self._call = child.run(self._at, context), call
+        self._rows: list[Row] = []
+        self._done = 0
+        if done:
+            self._fill()
+            self._done = done
+
+    def _fill(self) -> None:
+        self._first += len(self._rows)
+        self._at, self._done = self._run.state(), 0
+        rows = list(islice(self._run, async_calls()))
+        self._rows = self._call(rows, list(range(self._first, self._first + len(rows)))) if rows else []
+
+    def __next__(self) -> Row:
+        if self._done == len(self._rows):
+            self._fill()
+        if not self._rows:
+            raise StopIteration
+        self._done += 1
+        return self._rows[self._done - 1]
+
+    def state(self) -> Any:
+        return [self._at, self._first, self._done]
 
 
 class Lists(Node):
