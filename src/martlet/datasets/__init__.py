@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from martlet.datasets import elsewhere
+
 # Names and the module each lives in, imported when first used: `import martlet.datasets` loads no pyarrow.
 _MODULES = {
     "Array2D": "features",
@@ -79,6 +81,7 @@ _MODULES = {
     "load_dataset": "load",
     "load_from_disk": "saving",
     "split_dataset_by_node": "distributed",
+    "tqdm": "utils.tqdm",
 }
 
 # Modules of Hugging Face's, reached as attributes: `datasets.utils.logging.set_verbosity_error()`.
@@ -86,7 +89,18 @@ _PLACES = {
     "logging": "utils.logging",
     **{
         name: name
-        for name in ("arrow_dataset", "config", "distributed", "exceptions", "fingerprint", "iterable_dataset", "utils")
+        for name in (
+            *(
+                "arrow_dataset",
+                "arrow_writer",
+                "config",
+                "distributed",
+                "exceptions",
+                "fingerprint",
+                "iterable_dataset",
+            ),
+            *("table", "utils"),
+        )
     },
 }
 
@@ -164,12 +178,15 @@ if TYPE_CHECKING:
     from martlet.datasets.slicing import ReadInstruction
     from martlet.datasets.splits import NamedSplit, Split, SplitDict, SplitInfo
     from martlet.datasets.tokenizing import tokenize, tokenize_backend
+    from martlet.datasets.utils.tqdm import tqdm
     from martlet.datasets.version import Version
 
 
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
         return import_module(f"martlet.datasets.{_PLACES[name]}")
+    if name in elsewhere.REMEDIES:
+        raise AttributeError(f"module 'martlet.datasets' has no attribute {name!r}. {elsewhere.REMEDIES[name]}")
     if name not in _MODULES:
         raise AttributeError(f"module 'martlet.datasets' has no attribute {name!r}")
     value = getattr(import_module(f"martlet.datasets.{_MODULES[name]}"), name)
@@ -179,3 +196,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULES, *_PLACES})
+
+
+elsewhere.install()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from martlet.datasets import elsewhere
 from martlet.datasets.arguments import verb
 from martlet.datasets.features import Features
 from martlet.datasets.info import INFO_FILE
@@ -191,3 +192,11 @@ def load_dataset_builder(
     if features is not None:
         found.features = Features(features)
     return DatasetBuilder(found, how["cache_dir"], mode is DownloadMode.FORCE_REDOWNLOAD)
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from martlet.datasets import elsewhere
 from martlet.datasets.arguments import verb
 from martlet.datasets.dataset import Dataset
 from martlet.datasets.features import Features, aligned
@@ -193,3 +194,11 @@ def _all_alike(subject: str, dsets: Sequence[Any]) -> list[Any]:
                 subject, "takes datasets of one sort, all map-style or all iterable", found=", ".join(found)
             )
     return several
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from martlet.datasets import pushing
+from martlet.datasets import elsewhere, pushing
 from martlet.datasets.arguments import verb
 from martlet.datasets.dataset import Dataset
 from martlet.datasets.saving import DICT_FILE, _put, save_to_disk
@@ -321,3 +321,11 @@ for _name in (
     "align_labels_with_mapping",
 ):
     setattr(DatasetDict, _name, _done_to_each(_name))
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

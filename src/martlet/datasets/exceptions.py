@@ -1,5 +1,8 @@
 """Hugging Face's names of the errors, for `except`: each is the error that is raised here where theirs would be."""
 
+from typing import TYPE_CHECKING, Any
+
+from martlet.datasets import elsewhere
 from martlet.errors import DataFileError, DatasetNotFoundError, FeatureError, MapError, MartletError, UnsupportedError
 
 DatasetsError = MartletError
@@ -42,3 +45,11 @@ __all__ = [
     "UnexpectedDownloadedFileError",
     "UnexpectedSplitsError",
 ]
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

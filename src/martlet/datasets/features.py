@@ -6,10 +6,11 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from martlet.datasets import elsewhere
 from martlet.datasets.absent import ABSENT
 from martlet.datasets.audio import Audio
 from martlet.datasets.dtypes import dtype_of
@@ -367,3 +368,11 @@ def _reordered(ours: Any, theirs: Any, where: str) -> Any:
 
 def _listed(kind: Mapping[str, Any]) -> str:
     return ", ".join(map(repr, kind))
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

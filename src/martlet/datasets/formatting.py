@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from martlet.datasets import elsewhere
 from martlet.datasets.features import decode, decodes
 from martlet.datasets.kinds import ArrayXD, LargeList, List, Value
 from martlet.errors import ArgumentError, MissingDependencyError, UnsupportedError
@@ -278,3 +279,11 @@ def _polars(table: pa.Table) -> Any:
     except ImportError as problem:
         raise MissingDependencyError("format", '"polars" needs Polars', remedy="pip install polars") from problem
     return polars.from_arrow(table)
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

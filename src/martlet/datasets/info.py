@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from martlet.datasets import elsewhere
 from martlet.datasets.features import Features
 from martlet.datasets.splits import SplitDict
 from martlet.datasets.version import Version
@@ -115,3 +116,11 @@ class DatasetInfo:
 def of_info(name: str, doc: str) -> Any:
     """A property of a dataset that is a field of its `info`."""
     return property(lambda self: getattr(self._info, name), doc=doc)
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from martlet.datasets import elsewhere
 from martlet.datasets.card import features_from_card
 from martlet.datasets.convert import convert
 from martlet.datasets.features import Features
@@ -355,3 +356,11 @@ def _converted(found: Found, split: str, cache_dir: str | os.PathLike[str] | Non
         cache_dir,
         is_forced=is_forced,
     )
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

@@ -166,7 +166,7 @@ def _stream_shards(
         for table in part._tables(STREAMED_ROWS, always=count is not None or not paths):
             table = fitted_to(table, features.arrow_schema)
             if embeds:
-                table = _filled(table, features)
+                table = filled(table, features)
             if writer is None or (count is None and written and written + table.nbytes > _bytes(max_size)):
                 if writer is not None:
                     writer.close()
@@ -190,14 +190,15 @@ def _embedded(dataset: Any) -> Any:
     """The same with the bytes of pictures and sound that are files."""
     features = dataset.features
 
-    def filled(table: pa.Table) -> pa.Table:
-        return _filled(table, features)
+    def with_files(table: pa.Table) -> pa.Table:
+        return filled(table, features)
 
     form = dataset.with_format("arrow")
-    return form.map(filled, batched=True, batch_size=100, features=features, cache=False).with_format(None)
+    return form.map(with_files, batched=True, batch_size=100, features=features, cache=False).with_format(None)
 
 
-def _filled(table: pa.Table, features: Features) -> pa.Table:
+def filled(table: pa.Table, features: Features) -> pa.Table:
+    """The table with the bytes of the files that its pictures and sounds are paths of."""
     for name in [name for name, kind in features.items() if isinstance(kind, (Image, Audio))]:
         values = [_with_bytes(value) for value in table.column(name).to_pylist()]
         column = pa.array(values, table.schema.field(name).type)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from martlet.datasets import elsewhere
 from martlet.datasets.arguments import verb
 from martlet.datasets.exporting import opened
 from martlet.errors import ArgumentError, FormatError, UnsupportedError
@@ -321,3 +322,11 @@ to_tf_dataset = _refused(
     "to_tf_dataset", 'tf.data.Dataset.from_generator(lambda: ds.with_format("numpy").iter(batch_size), ...) reads it.'
 )
 from_spark = _refused("from_spark", "Write the frame as Parquet and load that, or pass df.toPandas() to from_pandas.")
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

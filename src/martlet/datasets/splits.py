@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from martlet.datasets import elsewhere
 from martlet.errors import ArgumentError
 
 _NAME = re.compile(r"\w+(\.\w+)*")
@@ -82,3 +83,11 @@ class SplitDict(dict[str, SplitInfo]):
     def to_split_dict(self) -> list[SplitInfo]:
         """The list of SplitInfo."""
         return list(self.values())
+
+
+__path__: list[str] = []  # what is asked of it and is not here is elsewhere's to answer
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return elsewhere.public(__name__, name)

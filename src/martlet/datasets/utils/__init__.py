@@ -10,6 +10,7 @@ from martlet.datasets.progress import (
     is_progress_bar_enabled,
 )
 from martlet.datasets.utils import logging
+from martlet.datasets.utils.tqdm import tqdm
 from martlet.datasets.version import Version
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "enable_progress_bars",
     "is_progress_bar_enabled",
     "logging",
+    "tqdm",
 ]
