@@ -227,3 +227,27 @@ def test_the_command(ds, capsys, cache):
     assert "removed 1 result," in capsys.readouterr().out
     assert main(["cache", "ls"]) == 0
     assert "0 results" in capsys.readouterr().out
+
+
+def test_cleaning_up_removes_what_was_made_of_this_dataset_alone(tmp_path):
+    def of(name):
+        (tmp_path / name).write_text("a\n1\n2\n")
+        return Dataset.from_csv(str(tmp_path / name))
+
+    def twice(row):
+        return {"a": row["a"] * 2}
+
+    def plus(row):
+        return {"b": row["a"] + 1}
+
+    mine, other = of("mine.csv"), of("other.csv")
+    made = mine.map(twice)
+    assert made["a"][:] == [2, 4]
+    last = made.map(plus)
+    assert last["b"][:] == [3, 5] and other.map(twice)["a"][:] == [2, 4]
+    num = len(cache.entries())
+    assert last.cleanup_cache_files() == 1  # what it was made from; not what was loaded, nor the other's
+    assert len(cache.entries()) == num - 1 and last["b"][:] == [3, 5]
+    assert mine.cleanup_cache_files() == 1 and mine["a"][:] == [1, 2]
+    assert Dataset.from_dict({"a": [1]}).cleanup_cache_files() == 0
+    assert other.cleanup_cache_files() == 1 and len(cache.entries()) == 2

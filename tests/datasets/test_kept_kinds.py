@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import martlet.datasets as ours
-from martlet.errors import FeatureError, MapError
+from martlet.errors import ArgumentError, FeatureError, MapError
 
 hf.disable_progress_bars()
 
@@ -101,3 +101,18 @@ def test_verbs_of_splits_take_what_is_of_each_split() -> None:
         ds.shuffle({"train": 1}, 3)
     with pytest.raises(ValueError, match="new_fingerprint"):
         ds.map(lambda row: row, new_fingerprint="x")
+
+
+def test_rows_without_columns_are_empty_and_metadata_says_the_features() -> None:
+    bare = ours.Dataset.from_dict({"a": [0, 1]}).map(lambda row: row, remove_columns=["a"])
+    assert bare[:] == {}
+    for lib in (hf, ours):
+        ds = lib.Dataset.from_dict({"a": [0, 1]}).rename_column("a", "b").cast_column("b", lib.Value("int8"))
+        assert lib.Features.from_arrow_schema(getattr(ds.data, "table", ds.data).schema) == ds.features
+
+
+@pytest.mark.parametrize("options", [{"suffix_template": "_{}_of_{}"}, {"cache_file_name": "train"}])
+def test_names_of_files_are_checked(options: dict[str, Any]) -> None:
+    for call in (lambda ds: ds.map(lambda row: row, **options), lambda ds: ds.filter(lambda row: True, **options)):
+        with pytest.raises(ArgumentError, match=next(iter(options))):
+            call(ours.Dataset.from_dict({"a": [0, 1]}))

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,7 @@ class Entry:
     last_used_s: float
     is_finished: bool
     about: str
+    origin: str = ""  # what it was made from, over all steps; "" for what was loaded
 
 
 def find(key: str) -> Path | None:
@@ -156,10 +157,14 @@ def entries() -> list[Entry]:
         if not folder.is_dir():
             continue
         key, is_finished, about, used = folder.name.removesuffix(".part"), not folder.name.endswith(".part"), "", 0.0
+        origin = ""
         with contextlib.suppress(OSError, ValueError, CacheError):
             used = (folder / ENTRY_FILE if is_finished else folder).stat().st_mtime
-            about = str(read_entry(folder).get("about", "")) if is_finished else "not finished"
-        out.append(Entry(key, folder, _size(folder), used, is_finished, about))
+            about = "not finished"
+            if is_finished:
+                written = read_entry(folder)
+                about, origin = str(written.get("about", "")), str(written.get("origin", ""))
+        out.append(Entry(key, folder, _size(folder), used, is_finished, about, origin))
     return sorted(out, key=lambda entry: entry.last_used_s)
 
 
@@ -194,9 +199,21 @@ def collect(*, older_than_s: float = 86_400.0) -> list[Entry]:
     return removed + evict()
 
 
-def clear(*, keep: Collection[str] = ()) -> list[Entry]:
-    """Removes everything but what is being made right now, and the keys in `keep`."""
+def origin_of(files: Sequence[str | os.PathLike[str]]) -> str:
+    """What a table in these files was made from, over all steps: the key of what was loaded, or a folder."""
+    if not files:
+        return ""
+    folder = Path(files[0]).absolute().parent
+    with contextlib.suppress(CacheError):
+        return str(read_entry(folder).get("origin") or folder.name)
+    return str(folder)
+
+
+def clear(*, keep: Collection[str] = (), origin: str | None = None) -> list[Entry]:
+    """Removes everything but what is being made right now, and the keys in `keep`; with `origin` its results."""
     removed = [entry for entry in entries() if entry.key not in keep and not _is_locked(entry)]
+    if origin is not None:
+        removed = [entry for entry in removed if entry.origin == origin]
     for entry in removed:
         _remove(entry.folder)
     _remove_locks()

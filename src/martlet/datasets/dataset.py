@@ -104,8 +104,9 @@ class Dataset:
 
     @property
     def data(self) -> pa.Table:
-        """The Arrow table behind the rows, before selecting."""
-        return self._stored.table
+        """The Arrow table behind the rows, before selecting; its schema's metadata says the features."""
+        stored = self._stored
+        return stored.table.replace_schema_metadata(stored.features.arrow_schema.metadata)
 
     @property
     def column_names(self) -> list[str]:
@@ -231,7 +232,7 @@ class Dataset:
         """Values of rows as Python objects, decoded, a list a column."""
         rows = self._stored.rows
         span = span_of(self._selection, int(at[0]), int(at[-1]) + 1) if _is_run(at) else None
-        if not len(at):
+        if not len(at) or not columns:
             lists: list[list[Any]] = [[] for _ in columns]
         elif span is not None:
             lists = rows.span(span.start, span.stop, columns)
@@ -363,11 +364,13 @@ class Dataset:
         return digest(self._key)[:16]
 
     def cleanup_cache_files(self) -> int:
-        """Removes all results from the cache but the one this dataset is in; their number."""
+        """Removes from the cache what maps and filters made of this dataset's files, but what it is in; the number."""
         from martlet.datasets import cache
 
-        own = {Path(file).parent.name for file in self._stored.files}
-        return len(cache.clear(keep=own))
+        files = self._stored.files
+        if not files:
+            return 0
+        return len(cache.clear(keep={Path(file).parent.name for file in files}, origin=cache.origin_of(files)))
 
     def to_iterable_dataset(self, num_shards: int | None = 1) -> Any:
         """The same rows as an IterableDataset, of `num_shards` shards."""

@@ -87,7 +87,7 @@ class DatasetDict(dict[str, Dataset]):
         return {name: dataset.unique(column) for name, dataset in self.items()}
 
     def cleanup_cache_files(self) -> dict[str, int]:
-        """Removes what the cache holds and nobody uses; the number of results, of each split."""
+        """Removes from the cache what maps and filters made of each split, but what it is in; their number."""
         return {name: dataset.cleanup_cache_files() for name, dataset in self.items()}
 
     @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import string
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -65,6 +67,7 @@ def map(
     from martlet.datasets.stage import Options
     from martlet.datasets.steps import MapStep
 
+    _checked_files("map()", cache_file_name, suffix_template)
     names = self.column_names
     removed = _columns("map()", "remove_columns", remove_columns, names)
     if function is None:
@@ -139,6 +142,7 @@ def filter(
 
     if isinstance(function, str | pc.Expression):
         return _filter_by_expression(self, function)
+    _checked_files("filter()", cache_file_name, suffix_template)
     if function is None:
         return self._like(self._source, self._selection)
     called, is_pure = _function(
@@ -281,6 +285,16 @@ def _processes(subject: str, num_proc: int | None) -> int | None:
     if num_proc is not None and num_proc < 0:
         raise ArgumentError(subject, "num_proc must be at least 1", found=num_proc)
     return num_proc or None
+
+
+def _checked_files(subject: str, cache_file_name: Any, suffix_template: str) -> None:
+    """ArgumentError for names of files that Hugging Face's library does not take either."""
+    fields = {name for _, name, _, _ in string.Formatter().parse(suffix_template) if name is not None}
+    if fields != {"rank", "num_proc"}:
+        rule = "suffix_template must have the fields rank and num_proc"
+        raise ArgumentError(subject, rule, found=repr(suffix_template))
+    if cache_file_name is not None and not os.path.splitext(cache_file_name)[1]:
+        raise ArgumentError(subject, "cache_file_name must have an ending, such as .arrow", found=cache_file_name)
 
 
 def _nothing(batch: Any) -> None:

@@ -371,7 +371,11 @@ class Pending:
                     if not self.options.load_from_cache_file:
                         _empty_folder(aside)
                     self._run_parts(aside, self._parts())
-                    entry = {"about": "; ".join(step.words() for step in self.steps), "parts": len(self._parts())}
+                    entry = {
+                        "about": "; ".join(step.words() for step in self.steps),
+                        "parts": len(self._parts()),
+                        "origin": cache.origin_of(self.source.files),
+                    }
                     folder = cache.finish(key, aside, entry)
                 elif not self.options.load_from_cache_file:
                     return self._in_temporary_folder(False)
