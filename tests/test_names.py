@@ -21,7 +21,8 @@ IMPORTED = {
         "BitsAndBytesConfig", "CONFIG_MAPPING", "DataCollatorForLanguageModeling", "DataCollatorForSeq2Seq",
         "DataCollatorForTokenClassification", "DataCollatorWithPadding", "DynamicCache", "EarlyStoppingCallback",
         "FillMaskPipeline", "GPT2LMHeadModel", "GPT2TokenizerFast", "GenerationConfig", "HfArgumentParser",
-        "LlamaForCausalLM", "LogitsProcessorList", "MODEL_FOR_CAUSAL_LM_MAPPING", "PreTrainedConfig", "PreTrainedModel",
+        "IntervalStrategy", "LlamaForCausalLM", "LogitsProcessorList", "MODEL_FOR_CAUSAL_LM_MAPPING", "PreTrainedConfig",
+        "PreTrainedModel",
         "PreTrainedTokenizerBase", "PreTrainedTokenizerFast", "PretrainedConfig", "QuestionAnsweringPipeline",
         "StoppingCriteriaList", "TextClassificationPipeline", "TextGenerationPipeline", "TextStreamer",
         "TokenClassificationPipeline", "Trainer", "TrainingArguments", "ZeroShotClassificationPipeline",
@@ -39,7 +40,9 @@ IMPORTED = {
     "pipelines.pt_utils": ["KeyDataset"],
     "tokenization_utils_base": ["BatchEncoding", "PreTrainedTokenizerBase"],
     "trainer_callback": ["TrainerCallback"],
-    "trainer_utils": ["EvalPrediction", "get_last_checkpoint", "set_seed"],
+    "trainer_utils": [
+        "EvalPrediction", "IntervalStrategy", "SaveStrategy", "SchedulerType", "get_last_checkpoint", "set_seed",
+    ],
     "utils": ["check_min_version", "get_json_schema", "is_datasets_available", "logging"],
     "utils.logging": ["get_logger", "set_verbosity_error"],
     "utils.versions": ["require_version"],
@@ -76,6 +79,30 @@ def test_names_that_are_not(name):
     assert isinstance(caught.value, ImportError) and isinstance(caught.value, UnsupportedError)
     with pytest.raises(AttributeError, match=ABSENT[name]):
         getattr(martlet, name)
+
+
+PEFTS = {
+    "AutoPeftModel": "Use the class that names the task",
+    "EvaConfig": "init_lora_weights",
+    "IA3Config": "use LoraConfig",
+    "LoftQConfig": "LoftQ is not here",
+    "PeftMixedModel": "use LoraConfig",
+    "PrefixTuningConfig": "No prompts are learnt",
+    "get_model_status": "model.peft_config",
+    "inject_adapter_in_model": "Use get_peft_model",
+}
+
+
+@pytest.mark.parametrize("name", PEFTS)
+def test_absent_names_of_adapters(name):
+    import martlet.training
+
+    with pytest.raises(MissingNameError, match=PEFTS[name]):
+        exec(f"from martlet.training import {name}")
+    with pytest.raises(AttributeError, match=PEFTS[name]):
+        getattr(martlet.training, name)
+    with pytest.raises(ImportError, match="cannot import name 'no_such'"):
+        exec("from martlet.training import no_such")
 
 
 def test_names_of_nobody():

@@ -48,6 +48,7 @@ _ROOMS = {
     "GenerationConfig": "generation",
     "HfArgumentParser": "training",
     "InfNanRemoveLogitsProcessor": "generation",
+    "IntervalStrategy": "training",
     "LogitNormalization": "generation",
     "LogitsProcessor": "generation",
     "LogitsProcessorList": "generation",
@@ -72,6 +73,8 @@ _ROOMS = {
     "PretrainedConfig": "auto_named",
     "QuestionAnsweringPipeline": "pipelines",
     "RepetitionPenaltyLogitsProcessor": "generation",
+    "SaveStrategy": "training",
+    "SchedulerType": "training",
     "Seq2SeqTrainer": "training",
     "Seq2SeqTrainingArguments": "training",
     "SequenceBiasLogitsProcessor": "generation",
@@ -207,6 +210,7 @@ if TYPE_CHECKING:
     from martlet.tokenizers import AddedToken, AutoTokenizer, BatchEncoding
     from martlet.training.arguments import TrainingArguments
     from martlet.training.callbacks import EarlyStoppingCallback, TrainerCallback
+    from martlet.training.choices import IntervalStrategy, SaveStrategy, SchedulerType
     from martlet.training.outputs import EvalPrediction
     from martlet.training.schedules import (
         get_constant_schedule,

@@ -116,7 +116,10 @@ class Elsewhere:
             return ModuleSpec(fullname, self, is_package=is_package)  # type: ignore[arg-type]
         home, _, last = name.rpartition(".")
         is_ours = home in ("", "generation", "pipelines", "tokenizers", *MODULES) or home.startswith("models.")
-        if is_ours and (remedy := explain(last)):
+        remedy = explain(last) if is_ours else ""
+        if home == "training":
+            remedy = import_module("martlet.training.absent").explain(last)
+        if remedy:
             from martlet.errors import MissingNameError
 
             raise MissingNameError(fullname, "is not here", remedy=remedy)

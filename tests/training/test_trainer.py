@@ -99,3 +99,20 @@ def test_the_run_is_the_same_however_a_step_is_cut(tmp_path):
         weights.append(weights_of(model))
     assert_near(weights[0], weights[1], atol=1e-6)
     assert_near(weights[0], weights[2], atol=1e-6)
+
+
+def test_enumerations_are_transformers_own_words():
+    import transformers
+
+    from martlet.training import IntervalStrategy, SaveStrategy, SchedulerType
+
+    for ours in (IntervalStrategy, SaveStrategy, SchedulerType):
+        theirs = getattr(transformers.trainer_utils, ours.__name__)
+        for each in ours:
+            assert theirs[each.name].value == each.value
+    args = TrainingArguments(
+        "unused", eval_strategy=IntervalStrategy.STEPS, save_strategy=SaveStrategy.BEST,
+        lr_scheduler_type=SchedulerType.COSINE, metric_for_best_model="loss",
+    )  # fmt: skip
+    assert (type(args.eval_strategy), args.eval_strategy, args.save_strategy) == (str, "steps", "best")
+    assert args.lr_scheduler_type == "cosine"

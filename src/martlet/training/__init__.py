@@ -21,6 +21,7 @@ _FILES = {
     "EvalLoopOutput": "evaluation",
     "EvalPrediction": "outputs",
     "HfArgumentParser": "parser",
+    "IntervalStrategy": "choices",
     "LoraConfig": "peft",
     "ParallelMode": "arguments",
     "PeftConfig": "peft",
@@ -32,6 +33,8 @@ _FILES = {
     "PeftModelForTokenClassification": "peft",
     "PredictionOutput": "outputs",
     "ProgressCallback": "watch",
+    "SaveStrategy": "choices",
+    "SchedulerType": "choices",
     "Seq2SeqTrainer": "seq2seq",
     "Seq2SeqTrainingArguments": "seq2seq",
     "TaskType": "peft",
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
     from martlet.training.arguments import ParallelMode, TrainingArguments
     from martlet.training.callbacks import DefaultFlowCallback, EarlyStoppingCallback, TrainerCallback
     from martlet.training.checkpoints import get_last_checkpoint
+    from martlet.training.choices import IntervalStrategy, SaveStrategy, SchedulerType
     from martlet.training.dpo import DPOTrainer
     from martlet.training.estimators import TextClassifier, TextRegressor, TokenClassifier
     from martlet.training.evaluation import EvalLoopOutput
@@ -120,7 +124,10 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in _FILES:
-        raise AttributeError(f"module 'martlet.training' has no attribute {name!r}")
+        from martlet.training.absent import explain
+
+        rest = f"module 'martlet.training' has no attribute {name!r}. {explain(name)}"
+        raise AttributeError(rest.rstrip(". ") + ".")
     home = _FILES[name]
     value = getattr(import_module(home if "." in home else f"martlet.training.{home}"), name)
     globals()[name] = value

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from martlet.errors import ArgumentError, UnsupportedError
+from martlet.training.choices import IntervalStrategy, SaveStrategy, SchedulerType
 
-INTERVALS = ("no", "steps", "epoch")
-SCHEDULES = (
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
-    "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
-)  # fmt: skip
+INTERVALS = tuple(each.value for each in IntervalStrategy)
+SCHEDULES = tuple(each.value for each in SchedulerType)
 OPTIMIZERS = (
     "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop", "adamw_8bit", "adamw_bnb_8bit",
     "lion_8bit", "adamw_torch_8bit", "adamw_torch_4bit",
@@ -236,7 +234,7 @@ class TrainingArguments(metaclass=_Checked):
             ("lr_scheduler_type", SCHEDULES),
             ("logging_strategy", INTERVALS),
             ("eval_strategy", INTERVALS),
-            ("save_strategy", (*INTERVALS, "best")),
+            ("save_strategy", tuple(each.value for each in SaveStrategy)),
             ("train_sampling_strategy", SAMPLINGS),
             ("bf16_update", BF16_UPDATES),
             ("progress", ("line", "rich")),
