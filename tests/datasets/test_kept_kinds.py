@@ -105,7 +105,7 @@ def test_verbs_of_splits_take_what_is_of_each_split() -> None:
 
 def test_rows_without_columns_are_empty_and_metadata_says_the_features() -> None:
     bare = ours.Dataset.from_dict({"a": [0, 1]}).map(lambda row: row, remove_columns=["a"])
-    assert bare[:] == {}
+    assert len(bare) == 0 and list(bare) == [] and bare[:] == {}
     for lib in (hf, ours):
         ds = lib.Dataset.from_dict({"a": [0, 1]}).rename_column("a", "b").cast_column("b", lib.Value("int8"))
         assert lib.Features.from_arrow_schema(getattr(ds.data, "table", ds.data).schema) == ds.features

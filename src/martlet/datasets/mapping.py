@@ -186,6 +186,7 @@ def _with_step(dataset: Dataset, step: Any, options: Any, is_pure: bool) -> Data
     runs_now = not is_pure or has_workers or pending.is_in_cache or options.cache_file_name is not None
     if not runs_now:
         pending.names = probed_names(pending.source, pending.selection, pending.steps, pending.names)
+        runs_now = pending.names == []  # without columns there are no rows, which is known once it has run
     new = dataset._like(pending, None)
     if runs_now:
         _ = new._stored
