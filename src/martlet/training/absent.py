@@ -4,12 +4,14 @@ from re import fullmatch
 
 # By pattern, the first that fits: what to say.
 _REMEDIES: tuple[tuple[str, str], ...] = (
-    (r"LoftQConfig|replace_lora_weights_loftq", "LoftQ is not here; begin with init_lora_weights='pissa' on a float base."),
+    (r"LoftQConfig|replace_lora_weights_loftq",
+     "LoftQ is not here; begin with init_lora_weights='pissa' on a float base."),
     (r"(Eva|Corda|LoraGA|Arrow|Kasa|BdLora|Velora|MonteCLoRA)Config|initialize_lora_eva_weights|preprocess_\w+",
      "LoRA begins as LoraConfig's init_lora_weights says: docs/adapters.md lists what there is."),
     (r"(Prefix|Prompt|PTuning|Prompt\w*|CPT|Multitask\w*)\w*(Config|Embedding|Encoder)|PromptLearningConfig",
      "No prompts are learnt: use LoraConfig."),
-    (r"AutoPeftModel(ForSeq2SeqLM)?|PeftModelForSeq2SeqLM", "Use the class that names the task, as AutoPeftModelForCausalLM."),
+    (r"AutoPeftModel(ForSeq2SeqLM)?|PeftModelForSeq2SeqLM",
+     "Use the class that names the task, as AutoPeftModelForCausalLM."),
     (r"PeftMixedModel|[A-Z]\w*(Config|Model|Layer)", "Adapters are LoRA, DoRA and rsLoRA here: use LoraConfig."),
     (r"inject_adapter_in_model", "Use get_peft_model."),
     (r"get_(model|layer)_status", "Look at model.peft_config and model.active_adapters."),

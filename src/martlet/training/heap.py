@@ -1,4 +1,4 @@
-"""The C library's heap during a run: freed blocks that no other fits go back to the system, between a model's blocks."""
+"""The C library's heap during a run: freed blocks that no other fits go back to the system."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class _Usage(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keep")
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
     ]  # fmt: skip
 
 
@@ -49,7 +51,8 @@ class Heap:
     """
 
     def __init__(self, is_used: bool = True) -> None:
-        self.library, self.times = _glibc() if is_used else None, 0
+        self.library: Any = _glibc() if is_used else None
+        self.times = 0
         self.trim()
 
     def trim(self) -> None:
@@ -90,7 +93,7 @@ class Heap:
     def _after(self, _: nn.Module, __: Any, out: Any) -> None:
         self.tidy()
         if isinstance(out, Tensor) and out.requires_grad:
-            out.register_hook(lambda _: self.tidy())
+            out.register_hook(lambda _: self.tidy())  # type: ignore[no-untyped-call]
 
 
 def _private_bytes() -> int:
