@@ -1,26 +1,50 @@
 #include "cache/pages.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include "quant/arena.hpp"
 
 namespace martlet {
 
 Cache::Cache(int num_heads, int head_dim, KvDtype dtype, int64_t max_pages)
     : num_heads_(num_heads), head_dim_(head_dim), dtype_(dtype), max_pages_(max_pages) {}
 
-Cache::~Cache() {
-  trim();
-  for (auto& [page, holders] : holders_) std::free(page);
+Cache::~Cache() = default;
+
+Cache::Slab& Cache::slab_of(const uint8_t* page) {
+  auto after = std::upper_bound(slabs_.begin(), slabs_.end(), page,
+                                [](const uint8_t* at, const Slab& slab) { return at < slab.memory.get(); });
+  return *std::prev(after);
 }
 
 void Cache::trim() {
-  for (uint8_t* page : free_) std::free(page);
-  free_.clear();
+  for (Slab& slab : slabs_) slab.num_free = 0;
+  for (uint8_t* page : free_) ++slab_of(page).num_free;
+  auto is_unused = [](const Slab& slab) { return slab.num_free == slab.num_pages; };
+  std::erase_if(free_, [&](uint8_t* page) { return is_unused(slab_of(page)); });
+  std::erase_if(slabs_, is_unused);
+}
+
+// As large as all slabs before, from a quarter of a megabyte to 32, and not beyond the limit.
+void Cache::add_slab() {
+  const size_t there = free_.size() + holders_.size(), stride = page_stride();
+  size_t count = std::clamp(there * stride, size_t(256) << 10, size_t(32) << 20) / stride;
+  if (max_pages_) count = std::min(count, size_t(std::max<int64_t>(pages_free(), 1)));
+  count = std::max<size_t>(count, 1);
+  free_.reserve(there + count);  // giving a page up must not fail
+  Slab slab{map_memory(count * stride), count, 0};
+  auto after = std::upper_bound(slabs_.begin(), slabs_.end(), slab, [](const Slab& l, const Slab& r) {
+    return l.memory.get() < r.memory.get();
+  });
+  uint8_t* first = slab.memory.get();
+  slabs_.insert(after, std::move(slab));
+  for (size_t i = count; i-- > 0;) free_.push_back(first + i * stride);
 }
 
 const Cache::Sequence& Cache::at(int sequence) const {
@@ -100,21 +124,10 @@ void Cache::clear(uint8_t* page, int slot) const {
 }
 
 uint8_t* Cache::acquire() {
-  uint8_t* page;
-  free_.reserve(free_.size() + holders_.size() + 1);  // giving a page up must not fail
-  if (free_.empty()) {
-    page = static_cast<uint8_t*>(std::aligned_alloc(64, (page_bytes() + 63) / 64 * 64));
-    if (!page) throw std::bad_alloc();
-  } else {
-    page = free_.back();
-    free_.pop_back();
-  }
-  try {
-    holders_.emplace(page, 1);
-  } catch (...) {
-    std::free(page);
-    throw;
-  }
+  if (free_.empty()) add_slab();
+  uint8_t* page = free_.back();
+  holders_.emplace(page, 1);
+  free_.pop_back();
   std::memset(page, 0, page_bytes());  // positions not yet written are multiplied by zero, so they must be finite
   return page;
 }

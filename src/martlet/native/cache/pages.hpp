@@ -1,6 +1,7 @@
 // Keys and values of sequences, in pages of 16 positions that sequences with the same past share.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <unordered_map>
 #include <vector>
 
@@ -28,7 +29,7 @@ class Cache {
   int64_t pages_needed(int sequence, int64_t count) const;
   int64_t pages_free() const;  // of the limit
   int64_t pages_held() const { return int64_t(holders_.size()); }
-  void trim();  // gives unused pages back to the system
+  void trim();  // gives slabs of unused pages back to the system
   KvDtype dtype() const { return dtype_; }
   size_t page_bytes() const { return size_t(num_heads_) * 2 * block_bytes(); }
 
@@ -46,12 +47,20 @@ class Cache {
     int64_t length = 0;
     bool is_cut = false;  // its last page holds forgotten positions
   };
+  // Pages that were asked for together: large pages of the system's hold several, and a step reads all heads of all.
+  struct Slab {
+    std::shared_ptr<uint8_t> memory;
+    size_t num_pages = 0, num_free = 0;  // num_free: counted when trimming
+  };
   const Sequence& at(int sequence) const;
   Sequence& at(int sequence);
   int keep(Sequence sequence);
   size_t block_bytes() const { return size_t(head_dim_) * kPage * info(dtype_).bytes; }
   void clear(uint8_t* page, int slot) const;
+  size_t page_stride() const { return (page_bytes() + 63) / 64 * 64; }
   uint8_t* acquire();
+  void add_slab();
+  Slab& slab_of(const uint8_t* page);
   void drop(uint8_t* page);
 
   int num_heads_, head_dim_, next_ = 0;
@@ -59,7 +68,8 @@ class Cache {
   int64_t max_pages_;
   std::unordered_map<int, Sequence> sequences_;
   std::unordered_map<uint8_t*, int> holders_;
-  std::vector<uint8_t*> free_;
+  std::vector<uint8_t*> free_;  // has room for all pages there are
+  std::vector<Slab> slabs_;     // by address
 };
 
 }  // namespace martlet
