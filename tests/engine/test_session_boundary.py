@@ -273,7 +273,7 @@ def test_what_a_listener_raises_comes_out_as_it_is(kind):
             raise kind("mine")
         return True
 
-    with pytest.raises(kind, match="^mine$"):
+    with pytest.raises(kind, match=r"^mine$"):
         session.advance([(row, [5, 6])], [chooser := greedy()], 9, listen)
     assert count == 2
     assert len(session.advance([(row, [7])], [chooser], 2)) == 2  # neither row nor chooser is held any longer
