@@ -1,4 +1,7 @@
 // Packing: what goes in comes out; what does not fit is refused.
+#include <algorithm>
+#include <cstring>
+
 #include "check.hpp"
 #include "quant/pack.hpp"
 
@@ -21,6 +24,27 @@ TEST(packed_rows_read_as_their_source) {
       CHECK(want == got);
     }
   }
+}
+
+TEST(groups_of_rows_are_packed_as_rows_are) {
+  check::Random random(6);
+  for (int kind = 0; kind < kNumKinds; ++kind)
+    for (int n : {1, 2, 15, 16, 21, 48}) {
+      const KindInfo& its = info(Kind(kind));
+      const int k = its.columns == 256 ? 512 : its.columns == 32 ? 96 : n % 2 ? 33 : 34;
+      Packed rows = make_packed(Kind(kind), n, k), groups = make_packed(Kind(kind), n, k);
+      size_t bytes = Kind(kind) == Kind::BF16 ? size_t(k) * 2 : size_t(k / its.columns) * its.source_bytes;
+      std::vector<std::vector<uint8_t>> source;  // each its own memory: a read past the end is seen
+      std::vector<const uint8_t*> begins;
+      for (int r = 0; r < n; ++r) {
+        source.emplace_back(bytes);
+        for (uint8_t& byte : source.back()) byte = uint8_t(random.below(256));
+        begins.push_back(source.back().data());
+        pack_row(rows, r, begins.back());
+      }
+      for (int g = 0; g * kRows < n; ++g) pack_group(groups, g, &begins[size_t(g * kRows)], std::min(kRows, n - g * kRows));
+      CHECK(!std::memcmp(rows.memory.get(), groups.memory.get(), rows.bytes));
+    }
 }
 
 TEST(shapes_that_do_not_fit_are_refused) {

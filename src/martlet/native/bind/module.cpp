@@ -105,10 +105,15 @@ void pack_rows(Packed& packed, int first_row, int count, const uint8_t* source, 
   constexpr size_t kWorthAThread = 2 << 20;  // bytes: to start one takes as long as to pack a tenth of it
   int useful = int(std::min(size_t(num_threads), 1 + size_t(count) * row_bytes / kWorthAThread));
   in_parts((count + kRows - 1) / kRows, useful, [&](int begin, int end) {
-    for (int i = begin * kRows; i < std::min(end * kRows, count); ++i) {
-      const uint8_t* from = source + size_t(order ? order[i] : i) * row_bytes;
-      if (!is_finite_row(kind, from, packed.matrix.k)) bad = first_row + i;
-      pack_row(packed, first_row + i, from);
+    for (int group = begin; group < end; ++group) {
+      const uint8_t* rows[kRows];
+      int there = std::min(kRows, count - group * kRows);
+      for (int lane = 0; lane < there; ++lane) {
+        int i = group * kRows + lane;
+        rows[lane] = source + size_t(order ? order[i] : i) * row_bytes;
+        if (!is_finite_row(kind, rows[lane], packed.matrix.k)) bad = first_row + i;
+      }
+      pack_group(packed, first_row / kRows + group, rows, there);
     }
   });
   if (bad >= 0) refuse("row " + std::to_string(bad.load()) + " has NaN or infinity");

@@ -82,7 +82,7 @@ Block block_of_super(Kind kind, const uint8_t* p, int b, int8_t scales[2], uint8
 
 uint32_t word(const Block& b, int quad) { return read32(b.q + 4 * quad); }
 
-int quant_bits(Kind kind) {
+constexpr int quant_bits(Kind kind) {
   switch (kind) {
     case Kind::Q8_0: return 8;
     case Kind::Q5_0:
@@ -134,7 +134,7 @@ Block get_quants(int bits, const uint8_t* packed, int lane) {
   return b;
 }
 
-int quant_bytes(int bits) { return bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256; }
+constexpr int quant_bytes(int bits) { return bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256; }
 
 // A block of a type without super-blocks: quants, scale, minimum.
 Block block_of_plain(Kind kind, const uint8_t* p, uint16_t& scale, uint16_t& minimum) {
@@ -159,9 +159,9 @@ Block block_of_plain(Kind kind, const uint8_t* p, uint16_t& scale, uint16_t& min
   }
 }
 
-bool has_minimum(Kind kind) { return kind == Kind::Q4_1 || kind == Kind::Q5_1; }
-bool is_super(Kind kind) { return kind >= Kind::Q4_K; }
-bool super_has_minimum(Kind kind) { return kind == Kind::Q4_K || kind == Kind::Q5_K; }
+constexpr bool has_minimum(Kind kind) { return kind == Kind::Q4_1 || kind == Kind::Q5_1; }
+constexpr bool is_super(Kind kind) { return kind >= Kind::Q4_K; }
+constexpr bool super_has_minimum(Kind kind) { return kind == Kind::Q4_K || kind == Kind::Q5_K; }
 
 float value_of(Kind kind, uint8_t q) {
   switch (kind) {
@@ -276,6 +276,84 @@ void pack_row(Packed& packed, int row, const uint8_t* source) {
     std::memcpy(out + quants + 2 * lane, &scale, 2);
     if (has_minimum(m.kind)) std::memcpy(out + quants + 32 + 2 * lane, &minimum, 2);
     out += info(m.kind).bytes;
+  }
+}
+
+namespace {
+
+// The lanes of one block of a type without super-blocks, in whole words: a quad of four bits lies in a file as it is packed.
+template <Kind kind> void pack_block(uint8_t* out, int lane, const uint8_t* p) {
+  const int bits = quant_bits(kind);
+  uint8_t* at = out + 4 * lane;
+  uint8_t* scales = out + quant_bytes(bits) + 2 * lane;
+  std::memcpy(scales, p, 2);
+  if (has_minimum(kind)) std::memcpy(scales + 32, p + 2, 2);
+  const uint8_t* q = p + (has_minimum(kind) ? 4 : 2);
+  if (bits == 8) {
+    for (int quad = 0; quad < 8; ++quad) put32(at + 64 * quad, read32(q + 4 * quad) ^ 0x80808080u);  // signed + 128
+    return;
+  }
+  if (bits == 5) {
+    uint32_t source = read32(q), fifth = 0;
+    // the product puts bits 0..3 of a quad at the bottom of bytes 0..3
+    for (int quad = 0; quad < 8; ++quad) fifth |= ((((source >> (4 * quad)) & 15) * 0x204081u) & 0x01010101u) << quad;
+    put32(at + 256, fifth);
+    q += 4;
+  }
+  for (int v = 0; v < 4; ++v) put32(at + 64 * v, read32(q + 4 * v));
+}
+
+template <Kind kind> void pack_blocks(uint8_t* out, const uint8_t* const* rows, int count, int k) {
+  for (int b = 0; b < k / kBlock; ++b, out += info(kind).bytes)
+    for (int lane = 0; lane < count; ++lane) pack_block<kind>(out, lane, rows[lane] + b * info(kind).source_bytes);
+}
+
+template <Kind kind> void pack_supers(uint8_t* out, const uint8_t* const* rows, int count, int k) {
+  for (int s = 0; s < k / kSuperBlock; ++s, out += info(kind).bytes)
+    for (int lane = 0; lane < count; ++lane)
+      pack_super_row(kind, out, lane, rows[lane] + s * info(kind).source_bytes, kSuperBlock);
+}
+
+void pack_words(uint8_t* out, const uint8_t* const* rows, int count, int words) {  // F32 numbers, BF16 pairs
+  for (int c = 0; c < words; ++c)
+    for (int lane = 0; lane < count; ++lane) put32(out + size_t(c) * 64 + 4 * lane, read32(rows[lane] + 4 * size_t(c)));
+}
+
+void pack_halves(uint8_t* out, const uint8_t* const* rows, int count, int k) {  // two columns of two rows at a time
+  for (int c = 0; c + 1 < k; c += 2)
+    for (int lane = 0; lane + 1 < count; lane += 2) {
+      uint32_t a = read32(rows[lane] + 2 * size_t(c)), b = read32(rows[lane + 1] + 2 * size_t(c));
+      put32(out + size_t(c) * 32 + 2 * lane, (a & 0xffffu) | (b << 16));
+      put32(out + size_t(c + 1) * 32 + 2 * lane, (a >> 16) | (b & 0xffff0000u));
+    }
+  auto one = [&](int c, int lane) { std::memcpy(out + size_t(c) * 32 + 2 * lane, rows[lane] + 2 * size_t(c), 2); };
+  for (int lane = 0; k % 2 && lane < count; ++lane) one(k - 1, lane);
+  for (int c = 0; count % 2 && c < k; ++c) one(c, count - 1);
+}
+
+}  // namespace
+
+void pack_group(Packed& packed, int group, const uint8_t* const* rows, int count) {
+  const Matrix& m = packed.matrix;
+  uint8_t* out = packed.memory.get() + size_t(group) * m.group_bytes();
+  switch (m.kind) {
+    case Kind::F32: return pack_words(out, rows, count, m.k);
+    case Kind::F16: return pack_halves(out, rows, count, m.k);
+    case Kind::BF16:
+      pack_words(out, rows, count, m.k / 2);
+      for (int lane = 0; m.k % 2 && lane < count; ++lane)
+        put32(out + size_t(m.k / 2) * 64 + 4 * lane, read16(rows[lane] + 2 * size_t(m.k - 1)));
+      return;
+    case Kind::Q8_0: return pack_blocks<Kind::Q8_0>(out, rows, count, m.k);
+    case Kind::Q4_0: return pack_blocks<Kind::Q4_0>(out, rows, count, m.k);
+    case Kind::Q4_1: return pack_blocks<Kind::Q4_1>(out, rows, count, m.k);
+    case Kind::Q5_0: return pack_blocks<Kind::Q5_0>(out, rows, count, m.k);
+    case Kind::Q5_1: return pack_blocks<Kind::Q5_1>(out, rows, count, m.k);
+    case Kind::IQ4_NL: return pack_blocks<Kind::IQ4_NL>(out, rows, count, m.k);
+    case Kind::Q4_K: return pack_supers<Kind::Q4_K>(out, rows, count, m.k);
+    case Kind::Q5_K: return pack_supers<Kind::Q5_K>(out, rows, count, m.k);
+    case Kind::Q6_K: return pack_supers<Kind::Q6_K>(out, rows, count, m.k);
+    case Kind::IQ4_XS: return pack_supers<Kind::IQ4_XS>(out, rows, count, m.k);
   }
 }
 

@@ -23,8 +23,11 @@ Packed make_packed(Kind kind, int n, int k, Arena* arena = nullptr);
 // Bytes that it takes.
 size_t packed_bytes(Kind kind, int n, int k);
 
-// Puts source row `row` into row `row` of the matrix; groups may be filled by different threads.
+// Puts source row `row` into row `row` of the matrix: the plain way, which pack_group is held against.
 void pack_row(Packed& packed, int row, const uint8_t* source);
+
+// The first `count` rows of a group, 1 to 16, from where each begins; groups may be filled by different threads.
+void pack_group(Packed& packed, int group, const uint8_t* const* rows, int count);
 
 // Whether every number of a source row is finite: of a block that its scales are.
 bool is_finite_row(Kind kind, const uint8_t* source, int k);
