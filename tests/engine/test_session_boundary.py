@@ -278,3 +278,13 @@ def test_what_a_listener_raises_comes_out_as_it_is(kind):
     assert count == 2
     assert len(session.advance([(row, [7])], [chooser], 2)) == 2  # neither row nor chooser is held any longer
     session.close()
+
+
+@pytest.mark.parametrize("length", [-1, -9, 0])
+def test_a_row_cut_before_its_start_is_empty(length):
+    session = make_model(rotation=PLAIN).open_session()
+    row = session.add()
+    session.step([(row, [5, 6, 7])])
+    session.truncate(row, length)
+    assert session.length(row) == 0
+    session.close()

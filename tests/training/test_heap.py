@@ -1,5 +1,7 @@
 """Memory between blocks: freed blocks go back to the system, and the numbers of a run stay the same."""
 
+from itertools import count
+
 import pytest
 from tiny import assert_equal, make_rows, tiny_model
 
@@ -11,9 +13,9 @@ MB = 1 << 20
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Heaps that trim whenever memory grew; all of the test's, in order."""
-    made, begin = [], heap.Heap.__init__
-    monkeypatch.setattr(heap, "HOLES_BYTES", -1)
+    """Heaps whose memory grows by holes alone, so that they trim each time; all of the test's, in order."""
+    made, begin, held = [], heap.Heap.__init__, count(1 << 40, 1 << 30)
+    monkeypatch.setattr(heap, "_private_bytes", lambda: next(held))
 
     def keep(self, is_used=True):
         begin(self, is_used)

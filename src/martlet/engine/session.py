@@ -68,7 +68,7 @@ class EngineSession:
         return self._keep(_Row(self._engine.fork(past.number), list(past.ids)))
 
     def truncate(self, row: int, length: int) -> None:
-        kept = self._rows[row]
+        kept, length = self._rows[row], max(0, length)
         before = len(kept.ids)
         del kept.ids[length:]
         if any(turns_over(rope, length, before) for rope in self.model.ropes):
