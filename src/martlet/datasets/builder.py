@@ -91,8 +91,11 @@ class DatasetBuilder:
         """
         if file_format not in FORMATS:
             raise ArgumentError("file_format", f"must be one of {', '.join(FORMATS)}", found=repr(file_format))
-        if mode_of(DownloadMode, download_mode, "download_mode") is DownloadMode.FORCE_REDOWNLOAD:
+        is_forced = download_config is not None and bool(download_config.force_download)
+        if is_forced or mode_of(DownloadMode, download_mode, "download_mode") is DownloadMode.FORCE_REDOWNLOAD:
             self._anew = set(self._found.files)
+        if num_proc is None and download_config is not None:
+            num_proc = download_config.num_proc
         if num_proc is not None:
             self._found.source.num_threads = num_proc
         splits = self.as_dataset(verification_mode=verification_mode)
@@ -139,6 +142,9 @@ class DatasetBuilder:
     @verb
     def as_streaming_dataset(self, split: Any = None, base_path: str | None = None) -> Any:
         """An IterableDatasetDict, or the IterableDataset of a split."""
+        if base_path is not None:
+            remedy = "Give load_dataset_builder() another data_dir= or data_files=."
+            raise ArgumentError("as_streaming_dataset()", "the files are found already", found=base_path, remedy=remedy)
         from martlet.datasets.slicing import as_instruction
         from martlet.datasets.streams.opening import open_streams
 

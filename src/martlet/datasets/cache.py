@@ -220,6 +220,12 @@ def clear(*, keep: Collection[str] = (), origin: str | None = None) -> list[Entr
     return removed
 
 
+def is_of_writing(problem: OSError) -> bool:
+    """Whether it says that a file could not be written: the system's own, or Arrow's."""
+    is_arrows = type(problem).__module__.startswith("pyarrow")
+    return is_arrows or problem.errno is not None or "rror writing" in str(problem)
+
+
 def cache_error(path: Path, problem: OSError) -> CacheError:
     """The CacheError of an OSError, with the remedy."""
     what = problem.strerror or str(problem)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from operator import is_not
@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from martlet.datasets.config import async_calls
+from martlet.datasets.config import ASYNC_ROWS, async_calls
 from martlet.datasets.dataset import Dataset
 from martlet.datasets.features import Features
 from martlet.datasets.formatting import PLAIN, Format, python_lists
@@ -46,6 +46,13 @@ class Function:
     def group(self) -> int | None:
         """Rows that must come together: 1 for a function of a row, None for all."""
         return self.batch_size if self.batched else 1
+
+    @property
+    def rows_beside(self) -> int:
+        """Rows whose coroutines run side by side; 1 for other functions."""
+        if not inspect.iscoroutinefunction(self.call) or (self.batched and self.batch_size is None):
+            return 1
+        return self.batch_size * max(1, ASYNC_ROWS // self.batch_size) if self.batched else 1000  # type: ignore[operator]
 
     def words(self) -> str:
         """Key of how it is called."""
@@ -171,6 +178,21 @@ class BatchCalls:
     def __init__(self, function: Function) -> None:
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function.call)
+        self._awaited: dict[int, tuple[Any, Any]] = {}  # by a batch's first row, what was looked ahead at
+
+    def look_ahead(self, blocks: Sequence[Block], rank: int) -> None:
+        """Calls a coroutine function of these batches, side by side."""
+        given = [self.given(block) for block in blocks]
+        made = all_awaited(lambda one, block: self._called(one, block, rank), zip(given, blocks, strict=True))
+        self._awaited = {block.first: pair for block, *pair in zip(blocks, given, made, strict=True)}  # type: ignore[misc]
+
+    def of(self, block: Block, rank: int) -> tuple[Any, Any]:
+        """What the function is given of a batch, and what it returns."""
+        if block.first in self._awaited:
+            return self._awaited.pop(block.first)
+        given = self.given(block)
+        output = self._called(given, block, rank)
+        return given, all_awaited(lambda: output, [()])[0] if self.is_async else output
 
     def given(self, block: Block) -> Any:
         """What the function is given."""
@@ -186,11 +208,8 @@ class BatchCalls:
             batch = LazyBatch(block.names, lambda name: block.lists([name], 0, len(block))[0])
         return batch if function.inputs is None else tuple(batch[name] for name in function.inputs)
 
-    def __call__(self, given: Any, block: Block, rank: int) -> Any:
-        """What the function returns."""
-        indices = list(range(block.first, block.first + len(block)))
-        output = self.function(given, indices, rank)
-        return all_awaited(lambda: output, [()])[0] if self.is_async else output
+    def _called(self, given: Any, block: Block, rank: int) -> Any:
+        return self.function(given, list(range(block.first, block.first + len(block))), rank)
 
 
 def all_awaited(call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:

@@ -15,13 +15,36 @@ from martlet.errors import ArgumentError, UnsupportedError
 _set: dict[str, Any] = {}
 _PACKAGES = {"PIL": "PIL", "SQLALCHEMY": "sqlalchemy", "TF": "tensorflow", "ZSTANDARD": "zstandard"}
 ASYNC_CALLS = "MAX_NUM_RUNNING_ASYNC_MAP_FUNCTIONS_IN_PARALLEL"
-SETTINGS = ("HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "IN_MEMORY_MAX_SIZE", ASYNC_CALLS)
+NUMBERS: dict[str, float] = {  # with what they are at the start; intervals are seconds
+    ASYNC_CALLS: 1000,
+    "STREAMING_READ_MAX_RETRIES": 20,
+    "STREAMING_READ_RETRY_INTERVAL": 5,
+    "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL": 20,
+    "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL": 60,
+    "STREAMING_OPEN_MAX_RETRIES": 20,
+    "STREAMING_OPEN_RETRY_INTERVAL": 5,
+}
+SETTINGS = ("HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "IN_MEMORY_MAX_SIZE", *NUMBERS)
+ASYNC_ROWS = 10_000
 DEFAULT_MAX_BATCH_SIZE = 1000  # rows of a batch
 
 
 def async_calls() -> int:
     """Coroutines of one map that run at a time."""
-    return int(_set.get(ASYNC_CALLS, 1000))
+    return int(setting(ASYNC_CALLS))
+
+
+def setting(name: str) -> float:
+    """One of NUMBERS, as it was set. ArgumentError if that is no number."""
+    value = _set.get(name, NUMBERS[name])
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ArgumentError(f"datasets.config.{name}", "must be a number, 0 or more", found=repr(value))
+    return value
+
+
+def batches_beside(batch_size: int | None) -> int:
+    """Coroutines of batches that run at a time: so many, but no more than ASYNC_ROWS rows are held for it."""
+    return 1 if batch_size is None else max(1, min(async_calls(), ASYNC_ROWS // batch_size))
 
 
 def in_memory_max_size() -> int:
@@ -57,8 +80,8 @@ class _Config(ModuleType):
 
         if name == "IN_MEMORY_MAX_SIZE":
             return in_memory_max_size()
-        if name == ASYNC_CALLS:
-            return async_calls()
+        if name in NUMBERS:
+            return setting(name)
         if name == "HF_DATASETS_CACHE":
             from martlet.datasets.cache import cache_folder
 

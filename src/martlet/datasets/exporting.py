@@ -9,6 +9,7 @@ import decimal
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,9 @@ import pyarrow as pa
 from martlet.datasets.arguments import verb
 from martlet.datasets.formatting import PLAIN, format_table
 from martlet.datasets.kinds import Json, LargeList, List, walk
+from martlet.datasets.runner import LocalProcesses
 from martlet.datasets.tables import dict_maker
+from martlet.datasets.writing import TableJob, parts_of, processes_of, write_texts
 from martlet.errors import ArgumentError, FeatureError
 
 if TYPE_CHECKING:
@@ -120,18 +123,30 @@ def to_csv(
     storage_options: dict[str, Any] | None = None,
     **to_csv_kwargs: Any,
 ) -> int:
-    """Writes CSV (pandas' `to_csv` keywords, no index), compressed by the file's ending; returns the bytes written."""
+    """Writes CSV (pandas' `to_csv` keywords, no index), compressed by the file's ending; returns the bytes written.
+
+    `num_proc` processes turn rows into text. Their order stays.
+    """
     from martlet.datasets.making import needs_pandas
 
     needs_pandas()
     header = to_csv_kwargs.pop("header", True)
-    to_csv_kwargs.setdefault("index", False)
-    written = 0
+    encode = CsvText(header, {"index": False, **to_csv_kwargs})
     with opened(path_or_buf, storage_options) as file:
-        for number, table in enumerate(self._tables(batch_size or WRITTEN_ROWS, always=True)):
-            text = table.to_pandas().to_csv(header=header if number == 0 else False, **to_csv_kwargs)
-            written += file.write(text.encode("utf-8"))
-    return written
+        return write_texts("to_csv()", self, file, encode, batch_size or WRITTEN_ROWS, num_proc, always=True)
+
+
+@dataclass(frozen=True)
+class CsvText:
+    """Rows as CSV, the header above the first."""
+
+    header: Any
+    options: dict[str, Any]
+
+    def __call__(self, dataset: Any, table: pa.Table, is_first: bool) -> bytes:
+        """The bytes of a table's rows."""
+        text: str = table.to_pandas().to_csv(header=self.header if is_first else False, **self.options)
+        return text.encode("utf-8")
 
 
 @verb
@@ -151,8 +166,9 @@ def to_json(
 ) -> int:
     """Writes JSON, an object a line, or with `lines=False` one list, and returns the bytes written.
 
-    Dates are texts (ISO 8601). What else pandas' `to_json` takes (`date_format`, `double_precision`, ...) is its to do,
-    and so are other shapes (`orient`) than records.
+    `num_proc` processes turn rows into text; their order stays. Dates are texts (ISO 8601). What else pandas'
+    `to_json` takes (`date_format`, `double_precision`, ...) is its to do, and so are other shapes (`orient`) than
+    records.
     """
     lines = orient == "records" if lines is None else lines
     if not lines and batch_size is not None and self.num_rows is not None and batch_size < self.num_rows:
@@ -168,29 +184,38 @@ def to_json(
         if orient in ("split", "table"):
             to_json_kwargs.setdefault("index", False)
         options = {"orient": orient, "lines": lines, "force_ascii": force_ascii, "indent": indent, **to_json_kwargs}
-        return _by_pandas(self, path_or_buf, batch_size, storage_options, compression, options)
-    written, first = 0, True
+        return _by_pandas(self, path_or_buf, batch_size, num_proc, storage_options, compression, options)
+    encode = JsonText(lines, force_ascii, indent)
     with opened(path_or_buf, storage_options, compression) as file:
-        if not lines:
-            written += file.write(b"[")
-        for table in self._tables(batch_size or WRITTEN_ROWS):
-            texts = [
-                json.dumps(row, ensure_ascii=force_ascii, indent=indent, default=_plain, separators=(",", ":"))
-                for row in _rows(self, table)
-            ]
-            joint = "\n" if lines else ","
-            text = joint.join(texts) + ("\n" if lines else "")
-            written += file.write(("" if lines or first else ",").encode() + text.encode("utf-8", "surrogatepass"))
-            first = False
-        if not lines:
-            written += file.write(b"]\n")
-    return written
+        written = 0 if lines else file.write(b"[")
+        size = batch_size or WRITTEN_ROWS
+        written += write_texts("to_json()", self, file, encode, size, num_proc, always=False)
+        return written if lines else written + file.write(b"]\n")
+
+
+@dataclass(frozen=True)
+class JsonText:
+    """Rows as JSON: an object a line, or separated by commas."""
+
+    lines: bool
+    force_ascii: bool
+    indent: int | None
+
+    def __call__(self, dataset: Any, table: pa.Table, is_first: bool) -> bytes:
+        """The bytes of a table's rows."""
+        texts = [
+            json.dumps(row, ensure_ascii=self.force_ascii, indent=self.indent, default=_plain, separators=(",", ":"))
+            for row in _rows(dataset, table)
+        ]
+        text = "\n".join(texts) + "\n" if self.lines else ("" if is_first else ",") + ",".join(texts)
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _by_pandas(
     self: Dataset | Blocks,
     path_or_buf: Any,
     batch_size: int | None,
+    num_proc: int | None,
     storage_options: dict[str, Any] | None,
     compression: str | None,
     options: dict[str, Any],
@@ -199,13 +224,28 @@ def _by_pandas(
     from martlet.datasets.making import needs_pandas
 
     needs_pandas()
-    tables = self._tables(batch_size or WRITTEN_ROWS) if options["lines"] else [self._whole(None)]
-    written = 0
+    encode = PandasJsonText(options)
     with opened(path_or_buf, storage_options, compression) as file:
-        for table in tables:
-            text = _frame(self, table, integer_object_nulls=True).to_json(**options)
-            written += file.write((text if text.endswith("\n") else text + "\n").encode("utf-8", "surrogatepass"))
-    return written
+        if not options["lines"]:
+            if processes_of("to_json()", self, num_proc) > 1:
+                rule = f"one process writes all rows in one object where orient={options['orient']!r}"
+                raise ArgumentError("to_json()", rule, found=f"num_proc={num_proc}", remedy="Leave num_proc out.")
+            written: int = file.write(encode(self, self._whole(None), True))
+            return written
+        return write_texts("to_json()", self, file, encode, batch_size or WRITTEN_ROWS, num_proc, always=False)
+
+
+@dataclass(frozen=True)
+class PandasJsonText:
+    """Rows as pandas writes them."""
+
+    options: dict[str, Any]
+
+    def __call__(self, dataset: Any, table: pa.Table, is_first: bool) -> bytes:
+        """The bytes of a table's rows."""
+        text: str = _frame(dataset, table, integer_object_nulls=True).to_json(**self.options)
+        text = text if text.endswith("\n") else text + "\n"
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _plain(value: Any) -> Any:
@@ -235,9 +275,16 @@ def to_parquet(
     storage_options: dict[str, Any] | None = None,
     **parquet_writer_kwargs: Any,
 ) -> int:
-    """Writes Parquet with the features in its schema, row groups of `batch_size` rows or 100 MB; returns the bytes."""
+    """Writes Parquet with the features in its schema, row groups of `batch_size` rows or 100 MB; returns the bytes.
+
+    Other keywords are those of `pyarrow.parquet.ParquetWriter`, which writes columns in threads.
+    """
     import pyarrow.parquet
 
+    if "num_proc" in parquet_writer_kwargs:
+        remedy = "Leave it out; save_to_disk() and push_to_hub() write several files."
+        found = f"num_proc={parquet_writer_kwargs['num_proc']}"
+        raise ArgumentError("to_parquet()", "one process writes the file", found=found, remedy=remedy)
     schema, size = self.features.arrow_schema, batch_size or _rows_of_group(self)
     written = 0
     with (
@@ -267,18 +314,46 @@ def to_sql(
     num_proc: int | None = None,
     **sql_writer_kwargs: Any,
 ) -> int:
-    """Writes a table of a database (a URI, an SQLAlchemy or sqlite3 connection) and returns the number of rows."""
+    """Writes a table of a database (a URI, an SQLAlchemy or sqlite3 connection) and returns the number of rows.
+
+    `num_proc` processes append to it, each through a connection of its own, so `con` must be a URI then and the
+    table's rows come in no certain order.
+    """
     from martlet.datasets.making import needs_pandas
 
     needs_pandas()
-    sql_writer_kwargs.setdefault("index", False)
-    if_exists = sql_writer_kwargs.pop("if_exists", "fail")
-    written = 0
-    for number, table in enumerate(self._tables(batch_size or WRITTEN_ROWS, always=True)):
+    options = {"index": False, **sql_writer_kwargs}
+    if_exists, size = options.pop("if_exists", "fail"), batch_size or WRITTEN_ROWS
+    append = TableRows(name, con, options)
+    count = processes_of("to_sql()", self, num_proc)
+    if count > 1 and not isinstance(con, str):
+        rule = "processes cannot share a connection"
+        remedy = "Give the database's URI as con, or leave num_proc out."
+        raise ArgumentError("to_sql()", rule, found=type(con).__name__, remedy=remedy)
+    tables = self._tables(size, always=True)
+    written = append(next(tables), if_exists)
+    if count == 1:
+        return written + sum(append(table) for table in tables)
+    rest = self.skip(written)  # type: ignore[union-attr]  # several processes: no stream
+    if parts := parts_of(rest.num_rows, size, count):
+        job = TableJob(rest.with_format(None), append, size)
+        LocalProcesses(min(count, len(parts))).run(job, parts, lambda rows: None)
+    return written + rest.num_rows
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Appends rows to a table of a database."""
+
+    name: str
+    con: Any
+    options: dict[str, Any]
+
+    def __call__(self, table: pa.Table, if_exists: str = "append") -> int:
+        """The number of rows appended."""
         frame = table.to_pandas()
-        frame.to_sql(name, con, if_exists=if_exists if number == 0 else "append", **sql_writer_kwargs)
-        written += len(frame)
-    return written
+        frame.to_sql(self.name, self.con, if_exists=if_exists, **self.options)
+        return len(frame)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from martlet.datasets.kinds import (
     Value,
     walk,
 )
-from martlet.errors import ArgumentError, FeatureError
+from martlet.errors import ArgumentError, FeatureError, UnsupportedError
 
 __all__ = [
     "Array2D",
@@ -141,6 +141,7 @@ class Features(dict[str, Any]):
 
     def decode_example(self, example: Mapping[str, Any], token_per_repo_id: Any = None) -> dict[str, Any]:
         """A row as users see it: pictures and sound decoded, JSON parsed."""
+        needs_no_tokens(token_per_repo_id)
         return {name: decode(self[name], value) for name, value in example.items() if name in self}
 
     def decode_column(self, column: list[Any], column_name: str) -> list[Any]:
@@ -150,6 +151,7 @@ class Features(dict[str, Any]):
 
     def decode_batch(self, batch: Mapping[str, list[Any]], token_per_repo_id: Any = None) -> dict[str, list[Any]]:
         """Columns as users see them."""
+        needs_no_tokens(token_per_repo_id)
         return {name: self.decode_column(column, name) for name, column in batch.items()}
 
     def reorder_fields_as(self, other: Features) -> Features:
@@ -171,6 +173,13 @@ class Features(dict[str, Any]):
                 return Features(kinds)
             flat = Features(kinds)
         return flat
+
+
+def needs_no_tokens(token_per_repo_id: Any) -> None:
+    """UnsupportedError for tokens of single repositories."""
+    if any((token_per_repo_id or {}).values()):
+        remedy = "Log in, or set HF_TOKEN: hf:// files are read with it."
+        raise UnsupportedError("token_per_repo_id", "one token is used for all repositories", remedy=remedy)
 
 
 def arrow_field(name: str, kind: Any) -> pa.Field:

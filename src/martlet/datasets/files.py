@@ -12,7 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
-from martlet.errors import ArgumentError, DataFileError, DatasetNotFoundError, MissingDependencyError
+from martlet.datasets.retrying import Retried, opened
+from martlet.errors import (
+    ArgumentError,
+    DataFileError,
+    DatasetNotFoundError,
+    MartletError,
+    MissingDependencyError,
+)
 
 MAX_EXPANSION = 200  # bytes out of one byte in, asked only of what unpacks to more than MAX_SMALL
 MAX_SMALL = 1 << 30
@@ -96,7 +103,7 @@ class DataFile:
         else:
             with _reporting(self):
                 fs, path = _filesystem(self)
-                file = fs.open(path, "rb")
+                file = cast(IO[bytes], Retried(self.url, opened(self.url, lambda: fs.open(path, "rb"))))
         with file:
             yield file
 
@@ -128,7 +135,7 @@ def _reporting(file: DataFile) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as problem:
-        if isinstance(problem, (DataFileError, ArgumentError)):
+        if isinstance(problem, MartletError):
             raise
         raise _missing(file, problem) from problem
 
@@ -151,6 +158,8 @@ class _Guarded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._inner.read(len(buffer))
+        except MartletError:  # a lost connection is no damage
+            raise
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError) as problem:
             raise _damaged(self._file, problem) from problem
         except Exception as problem:  # lzma and zlib have errors of their own, without a common parent

@@ -10,7 +10,6 @@ from typing import Any
 
 from martlet.datasets import exporting, pushing, search
 from martlet.datasets.arguments import verb
-from martlet.datasets.calls import all_awaited
 from martlet.datasets.column import IterableColumn
 from martlet.datasets.config import async_calls
 from martlet.datasets.features import Features, List
@@ -18,10 +17,21 @@ from martlet.datasets.formatting import PLAIN, Format, format_table, make_format
 from martlet.datasets.info import DatasetInfo
 from martlet.datasets.streams import columns, making
 from martlet.datasets.streams.blocks import Blocks
-from martlet.datasets.streams.calling import Shaped, caller, of_batch, of_row, of_rows, shaped
-from martlet.datasets.streams.node import Context, Node, Numbered, Row, Run, Strided, as_rows
+from martlet.datasets.streams.calling import (
+    Shaped,
+    caller,
+    of_batch,
+    of_batches,
+    of_mask,
+    of_masks,
+    of_row,
+    of_row_masks,
+    of_rows,
+    shaped,
+)
+from martlet.datasets.streams.node import Context, Node, Numbered, Row, Run, Strided
 from martlet.datasets.streams.numbered import Again, Applied, Lists, Part
-from martlet.datasets.streams.unnumbered import Batched, Columns, Filtered, Gathered, Grouped, Limited, Repeated
+from martlet.datasets.streams.unnumbered import Batched, Filtered, Gathered, Grouped, Limited, Repeated
 from martlet.errors import ArgumentError
 
 _OF_INFO = (
@@ -225,14 +235,14 @@ class IterableDataset:
         fn_kwargs: dict[str, Any] | None = None,
     ) -> IterableDataset:
         """A function of each row (or of batches of columns), whose result is put over the row. Runs when iterated."""
-        waits = inspect.iscoroutinefunction(function) and not batched
+        waits = inspect.iscoroutinefunction(function)
         call = self._called(function, with_indices, input_columns, fn_kwargs, batched, awaits=not waits)
         removed = [remove_columns] if isinstance(remove_columns, str) else list(remove_columns or [])
         made = Features(features) if features is not None else None
         if batched:
-            step: Node = Batched(
-                self._node, of_batch(call, removed, made), batch_size, drop_last_batch, made, with_indices
-            )
+            batches = of_batches(call, removed, made) if waits else None
+            one = of_batch(call, removed, made)
+            step: Node = Batched(self._node, one, batch_size, drop_last_batch, made, with_indices, batches)
         else:
             many = of_rows(call, removed, made) if waits else None
             step = Applied(self._node, of_row(call, removed, made), made, with_indices, many)
@@ -265,20 +275,14 @@ class IterableDataset:
         fn_kwargs: dict[str, Any] | None = None,
     ) -> IterableDataset:
         """The rows for which the function is true."""
-        waits = inspect.iscoroutinefunction(function) and not batched
+        waits = inspect.iscoroutinefunction(function)
         call = self._called(function, with_indices, input_columns, fn_kwargs, batched, awaits=not waits)
         if not batched and not waits:
             return self._like(Filtered(self._node, lambda row, number: bool(call(row, number)), with_indices))
-
-        def kept(columns: Columns, first: int) -> Columns:
-            size = len(next(iter(columns.values()), []))
-            numbers = list(range(first, first + size))
-            rows = zip(as_rows(columns, size), numbers, strict=True) if waits else ()
-            mask = list(all_awaited(call, rows) if waits else call(columns, numbers))
-            return {name: [v for v, keep in zip(values, mask, strict=True) if keep] for name, values in columns.items()}
-
-        size = async_calls() if waits else batch_size
-        return self._like(Batched(self._node, kept, size, False, self.features, with_indices))
+        many = of_masks(call) if batched and waits else None
+        size = batch_size if batched else async_calls()
+        one = of_mask(call) if batched else of_row_masks(call)
+        return self._like(Batched(self._node, one, size, False, self.features, with_indices, many))
 
     @verb
     def shuffle(
@@ -370,7 +374,7 @@ class IterableDataset:
         new._form = make_format(type, None, False, self.column_names or [], {})
         return new
 
-    def with_transform(self, transform: Callable[[Columns], Columns]) -> IterableDataset:
+    def with_transform(self, transform: Callable[[dict[str, list[Any]]], dict[str, list[Any]]]) -> IterableDataset:
         """Rows and batches through a function of columns, as they are handed out."""
         new = self._like(self._node)
         new._form = Format("custom", transform=transform)

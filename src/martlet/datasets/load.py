@@ -87,7 +87,8 @@ def load_dataset(
     if trust_remote_code:
         log.warning("trust_remote_code=True changes nothing: no repository's Python is run, datasets are data")
     mode = mode_of(DownloadMode, download_mode, "download_mode")
-    checks = mode_of(VerificationMode, verification_mode or "basic_checks", "verification_mode")
+    asked = "all_checks" if save_infos else verification_mode or "basic_checks"
+    checks = mode_of(VerificationMode, asked, "verification_mode")
     given = {"token": token, "storage_options": storage_options, "cache_dir": cache_dir, "num_proc": num_proc}
     how = fetching(download_config, given)
     cache_dir = how["cache_dir"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,21 +129,20 @@ def from_generator(
     """The rows that a generator function yields, written to the cache as they come; made again if its code changes.
 
     With `num_proc`, lists in `gen_kwargs` are cut into as many parts; each part is generated in its own process.
+    `fingerprint` is the key to keep the rows under, in place of that of the function and its arguments.
     """
+    from martlet.datasets.cache import in_folder
+
     needs_generator(generator)
-    if num_proc is not None and num_proc > 1:
-        return _generated_by_many(cls, generator, features, dict(gen_kwargs or {}), num_proc, split)
-    given = Features(features) if features is not None else None
-    rows = generator(**(gen_kwargs or {}))
-    if not isinstance(rows, Iterable):
-        raise ArgumentError("from_generator()", "needs a function that yields rows", found=type(rows).__name__)
+    kwargs, given = dict(gen_kwargs or {}), Features(features) if features is not None else None
+    shards = [kwargs] if num_proc is None or num_proc < 2 else _shards(kwargs, num_proc)
+    job = ShardJob(generator, tuple(shards), given, on_mixed_types)
     if keep_in_memory or not cache:
-        return cls(Stored(*_joined(list(_blocks(rows, given, on_mixed_types)), given)), None, split)
-    if fingerprint is None:
-        key, _ = key_of(generator, tuple(sorted((gen_kwargs or {}).items())), given and given.to_dict(), on_mixed_types)
-    else:
-        key = fingerprint
-    return cls(_cached(digest("generator", key), rows, given, on_mixed_types), None, split)
+        return cls(_in_memory(job), None, split)
+    with in_folder(cache_dir):
+        if fingerprint is None:
+            fingerprint, _ = key_of(generator, tuple(sorted(kwargs.items())), given and given.to_dict(), on_mixed_types)
+        return cls(_cached(digest("generator", fingerprint), job), None, split)
 
 
 def needs_generator(generator: Any) -> None:
@@ -153,8 +154,11 @@ def needs_generator(generator: Any) -> None:
 
 
 def _blocks(
-    rows: Iterable[Any], given: Features | None, on_mixed_types: str | None
+    generator: Any, kwargs: dict[str, Any], given: Features | None, on_mixed_types: str | None
 ) -> Iterator[tuple[pa.Table, Features]]:
+    rows = generator(**kwargs)
+    if not isinstance(rows, Iterable):
+        raise ArgumentError("from_generator()", "needs a function that yields rows", found=type(rows).__name__)
     kinds = Kinds(given, None, on_mixed_types)
     first, walk = 0, iter(rows)
     while block := list(itertools.islice(walk, GENERATED_ROWS)):
@@ -176,35 +180,95 @@ def _joined(parts: list[tuple[pa.Table, Features]], given: Features | None) -> t
     return joined(parts, "from_generator()")
 
 
-def _cached(key: str, rows: Iterable[Any], given: Features | None, on_mixed_types: str | None) -> Stored:
-    from martlet.datasets.stage import PartWriter, read_part
+@dataclass(frozen=True)
+class ShardJob:
+    """A generator's shards, the arguments of each, as parts that are written into a folder."""
 
+    generator: Any
+    shards: tuple[dict[str, Any], ...]
+    given: Features | None
+    on_mixed_types: str | None
+    folder: Path | None = None
+
+    unit = "shards"
+
+    def words(self) -> str:
+        """The job, as errors name it."""
+        return f"from_generator({getattr(self.generator, '__qualname__', type(self.generator).__name__)})"
+
+    def for_workers(self, folder: Path) -> ShardJob:
+        """The same job: it reads no rows."""
+        return self
+
+    def blocks(self, number: int) -> Iterator[tuple[pa.Table, Features]]:
+        """The rows of a shard."""
+        return _blocks(self.generator, self.shards[number], self.given, self.on_mixed_types)
+
+    def run_part(self, number: int, begin: int, end: int, rank: int, on_rows: Callable[[int], None]) -> None:
+        """Writes a shard's rows. CacheError if they cannot be written."""
+        from martlet.datasets.stage import PartWriter
+
+        assert self.folder is not None
+        writer = PartWriter(self.folder, number)
+        try:
+            for table, features in self.blocks(number):
+                writer.write(table, features)
+                on_rows(table.num_rows)
+            if not writer.files:
+                writer.write(*_joined([], self.given))
+            writer.finish()
+        except OSError as problem:
+            if cache.is_of_writing(problem):
+                raise cache.cache_error(self.folder, problem) from problem
+            raise
+        finally:
+            writer.close()
+
+    def run(self, folder: Path) -> None:
+        """Writes all shards, each in a process of its own if there are several."""
+        from martlet.datasets.progress import bar
+        from martlet.datasets.runner import LocalProcesses, Runner, ThisProcess
+
+        parts = [(number, number, number + 1) for number in range(len(self.shards))]
+        runner: Runner = LocalProcesses(len(parts)) if len(parts) > 1 else ThisProcess()
+        with bar(None, "Generating") as on_rows:
+            runner.run(replace(self, folder=folder), parts, on_rows)
+
+    def read(self, folder: Path, *, in_memory: bool = False) -> tuple[pa.Table, Features, list[str]]:
+        """What was written, and in which files."""
+        from martlet.datasets.stage import read_part
+
+        found = [file for number in range(len(self.shards)) for file in read_part(folder, number, in_memory=in_memory)]
+        full = [part for part in found if part[1].num_rows] or found[:1]
+        table, features = joined([(table, features) for _, table, features in full], "from_generator()")
+        return table, features, [name for name, _, _ in full]
+
+
+def _in_memory(job: ShardJob) -> Stored:
+    if len(job.shards) == 1:
+        return Stored(*_joined(list(job.blocks(0)), job.given))
+    with tempfile.TemporaryDirectory(prefix="martlet-") as folder:
+        job.run(Path(folder))
+        table, features, _ = job.read(Path(folder), in_memory=True)
+        return Stored(table, features)
+
+
+def _cached(key: str, job: ShardJob) -> Stored:
     folder = cache.find(key)
     if folder is None:
         with cache.making(key) as aside:
             if aside is not None:
-                writer = PartWriter(aside, 0)
-                try:
-                    for table, features in _blocks(rows, given, on_mixed_types):
-                        writer.write(table, features)
-                    if not writer.files:
-                        writer.write(*_joined([], given))
-                    writer.finish()
-                except OSError as problem:
-                    raise cache.cache_error(aside, problem) from problem
-                finally:
-                    writer.close()
-                cache.finish(key, aside, {"about": "from_generator"})
+                job.run(aside)
+                cache.finish(key, aside, {"about": "from_generator", "shards": len(job.shards)})
             folder = cache.find(key)
     assert folder is not None
-    found = list(read_part(Path(folder), 0))
-    table, features = joined([(table, features) for _, table, features in found], "from_generator()")
-    return Stored(table, features, [name for name, _, _ in found], key)
+    kept = replace(job, shards=({},) * int(cache.read_entry(folder).get("shards", 1)))
+    table, features, files = kept.read(folder)
+    return Stored(table, features, files, key)
 
 
-def _generated_by_many(
-    cls: type[Dataset], generator: Any, features: Any, gen_kwargs: dict[str, Any], num_proc: int, split: str | None
-) -> Dataset:
+def _shards(gen_kwargs: dict[str, Any], num_proc: int) -> list[dict[str, Any]]:
+    """The arguments of as many processes: each has its part of the lists."""
     lists = {name: value for name, value in gen_kwargs.items() if isinstance(value, list)}
     lengths = {len(value) for value in lists.values()}
     if len(lengths) != 1:
@@ -213,30 +277,10 @@ def _generated_by_many(
     total = lengths.pop()
     count = max(1, min(num_proc, total))
     cuts = [total * part // count for part in range(count + 1)]
-    shards = [
+    return [
         {**gen_kwargs, **{name: value[begin:end] for name, value in lists.items()}}
         for begin, end in itertools.pairwise(cuts)
     ]
-    given = Features(features) if features is not None else None
-    seeds = cls.from_dict({"shard": list(range(count))})
-    made = seeds.map(
-        _generate_shard,
-        batched=True,
-        batch_size=1,
-        remove_columns=["shard"],
-        features=given,
-        fn_kwargs={"generator": generator, "shards": shards, "features": given},
-        num_proc=count,
-        desc="Generating",
-    )
-    made._split = seeds._split if split is None else cls(pa.table({}), split=split)._split
-    return made
-
-
-def _generate_shard(batch: Any, generator: Any, shards: list[dict[str, Any]], features: Features | None) -> pa.Table:
-    (number,) = batch["shard"]
-    table, _ = _joined(list(_blocks(generator(**shards[number]), features, None)), features)
-    return table
 
 
 def needs_pandas() -> Any:

@@ -42,6 +42,7 @@ class ThisProcess:
 class _Worker:
     rank: int
     process: Any  # a Popen, or a Forked
+    unit: str  # what its parts are numbers of
     pipe: Any = None
     part: Part | None = None
 
@@ -66,7 +67,8 @@ class LocalProcesses:
             secret = secrets.token_bytes(32)
             with connection.Listener(_address(folder), authkey=secret, backlog=self.num_proc) as listener:
                 try:
-                    workers = [_start(rank, listener.address, secret) for rank in range(self.num_proc)]
+                    unit = getattr(job, "unit", "rows")
+                    workers = [_start(rank, listener.address, secret, unit) for rank in range(self.num_proc)]
                     self._connect(listener, workers)
                     for worker in workers:
                         worker.pipe.send_bytes(data)
@@ -127,16 +129,15 @@ def _pickled(job: Any) -> bytes:
         data: bytes = cloudpickle.dumps(job)
         return data
     except Exception as problem:
-        what = "; ".join(step.words() for step in job.steps)
         remedy = "Make what cannot be sent inside the function, or give num_proc=None."
-        raise HashingError(what, "cannot be sent to worker processes", found=problem, remedy=remedy) from problem
+        raise HashingError(job.words(), "cannot be sent to worker processes", found=problem, remedy=remedy) from problem
 
 
 def _address(folder: str) -> str | None:
     return os.path.join(folder, "s") if os.name == "posix" else None
 
 
-def _start(rank: int, address: Any, secret: bytes) -> _Worker:
+def _start(rank: int, address: Any, secret: bytes, unit: str) -> _Worker:
     """A worker, told where to call; it ends when its standard input is closed, so with us."""
     environment = {"TOKENIZERS_PARALLELISM": "false", **os.environ}
     start = {"rank": rank, "address": address, "secret": secret.hex(), "path": sys.path, "folder": os.getcwd()}
@@ -144,7 +145,7 @@ def _start(rank: int, address: Any, secret: bytes) -> _Worker:
     if origin is not None:
         forked = origin.start({**start, "environment": environment, "limits": _limits()})
         if forked is not None:
-            return _Worker(rank, forked)
+            return _Worker(rank, forked, unit)
     process = subprocess.Popen(
         [sys.executable, "-m", "martlet.datasets.worker"], stdin=subprocess.PIPE, env=environment, close_fds=True
     )
@@ -152,7 +153,7 @@ def _start(rank: int, address: Any, secret: bytes) -> _Worker:
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(start).encode() + b"\n")
         process.stdin.flush()
-    return _Worker(rank, process)
+    return _Worker(rank, process, unit)
 
 
 def _limits() -> dict[str, tuple[int, int]]:
@@ -185,6 +186,6 @@ def _death(worker: _Worker) -> WorkerError:
             reason += ", as the system does when memory runs out"
     else:
         reason = f"it ended with code {code}"
-    rows = f" at rows {worker.part[1]:,} to {worker.part[2] - 1:,}" if worker.part else " before its first row"
+    rows = f" at {worker.unit} {worker.part[1]:,} to {worker.part[2] - 1:,}" if worker.part else " before its first row"
     remedy = "What was finished is kept: run it again, with fewer num_proc or a smaller batch_size if memory ran out."
     return WorkerError(f"worker {worker.rank}", f"died{rows}", found=reason, remedy=remedy)

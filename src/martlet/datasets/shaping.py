@@ -276,10 +276,14 @@ def flatten_indices(
     num_proc: int | None = None,
     new_fingerprint: str | None = None,
 ) -> Dataset:
-    """The chosen rows written one after another, so that reading them is sequential."""
+    """The chosen rows written one after another, so that reading them is sequential, cast to `features` if given."""
     from martlet.datasets.stage import Options, Pending
     from martlet.datasets.steps import ColumnsStep
 
+    if features is not None or disable_nullable:
+        return _checked(self, features, disable_nullable, num_proc).flatten_indices(
+            keep_in_memory, cache_file_name, writer_batch_size, None, False, num_proc, new_fingerprint
+        )
     if self._selection is None:
         return self._like(self._source, None)
     names = tuple(self.column_names)
@@ -287,3 +291,13 @@ def flatten_indices(
         num_proc, keep_in_memory or None, cache_file_name=cache_file_name, new_fingerprint=new_fingerprint
     )
     return self._like(Pending(self._stored, self._selection, (ColumnsStep(names, names),), options, list(names)), None)
+
+
+def _checked(dataset: Dataset, features: Any, disable_nullable: bool, num_proc: int | None) -> Dataset:
+    """The rows cast to `features`; with `disable_nullable` a missing value is an error."""
+    new = dataset if features is None else dataset.cast(features, num_proc=num_proc)
+    whole = new._whole(None)
+    if disable_nullable and (lacking := [name for name in whole.column_names if whole.column(name).null_count]):
+        found = ", ".join(map(repr, lacking))
+        raise ArgumentError("flatten_indices()", "disable_nullable lets no value be missing", found=found)
+    return new

@@ -78,6 +78,10 @@ class Job:
     is_filter: bool
     _chain: Chain | None = field(default=None, repr=False)
 
+    def words(self) -> str:
+        """The steps, as errors name them."""
+        return "; ".join(step.words() for step in self.steps)
+
     def for_workers(self, folder: Path) -> Job:
         """The same job, its rows where other processes can map them."""
         return replace(self, source=self.source.in_files(folder), _chain=None)
@@ -135,7 +139,7 @@ class Job:
                 writer.write(table, features)
             writer.finish()
         except OSError as problem:
-            if isinstance(problem, pa.ArrowException) or problem.errno is not None or "rror writing" in str(problem):
+            if cache.is_of_writing(problem):
                 raise cache.cache_error(self.folder, problem) from problem
             raise
         finally:
@@ -342,11 +346,18 @@ class Pending:
 
     def _block_rows(self) -> int:
         group = self._group()
-        return max(group, self.options.block_rows // group * group)
+        return max(self._beside(group), self.options.block_rows // group * group)
+
+    def _beside(self, group: int) -> int:
+        """Rows, whole groups, that a block needs for coroutines to run side by side."""
+        wanted = max(
+            (step.function.rows_beside for step in self.steps if isinstance(step, MapStep | FilterStep)), default=1
+        )
+        return math.ceil(wanted / group) * group
 
     def _parts(self, *, is_kept: bool = True) -> list[tuple[int, int, int]]:
         """(number, begin, end) of the parts: set by rows and steps alone, so a next run finds what a killed one did."""
-        group, total = self._group(), self.num_source_rows
+        group, total = self._beside(self._group()), self.num_source_rows
         if not is_kept and (self.options.num_proc or 1) == 1:
             return [(0, 0, total)]
         rows = math.ceil(max(total / MOST_PARTS, min(4, total)) / group) * group

@@ -176,8 +176,7 @@ class _MapWork:
         return columns, removed | taken_out
 
     def _of_batch(self, block: Block, rank: int, where: str) -> Made | None:
-        given = self.calls.given(block)
-        output = self.calls(given, block, rank)
+        given, output = self.calls.of(block, rank)
         removed = set(self.step.removed)
         if isinstance(output, LazyBatch):
             stays = output.looked_at() - removed
@@ -239,7 +238,7 @@ class _FilterWork:
     def mask(self, block: Block, rank: int, where: str) -> np.ndarray[Any, Any]:
         """Which rows stay."""
         if self.step.function.batched:
-            output = self.calls(self.calls.given(block), block, rank)
+            _, output = self.calls.of(block, rank)
             output = output.to_pylist() if hasattr(output, "to_pylist") else output
             if isinstance(output, Mapping) or not hasattr(output, "__len__"):
                 rule = "a batched filter must return a list of truth values"
@@ -346,16 +345,22 @@ class Chain:
                 if len(block) or isinstance(step, ColumnsStep | CastStep)
                 else (block.table, block.features)
             )
-        parts = []
-        for begin in range(0, len(block), size):
-            end = min(begin + size, len(block))
-            if end - begin < size and isinstance(step, MapStep) and step.drop_last:
-                break
-            part = Block(block.table.slice(begin, end - begin), block.features, block.first + begin)
-            parts.append(work(part, rank, _where(step, part)))
-        if not parts:
+        batches = _batches(block, size, drops_last=isinstance(step, MapStep) and step.drop_last)
+        if not batches:
             return block.table.slice(0, 0), block.features
+        if work.calls.is_async:
+            work.calls.look_ahead(batches, rank)
+        parts = [work(batch, rank, _where(step, batch)) for batch in batches]
         return parts[0] if len(parts) == 1 else joined(parts, _where(step, block))
+
+
+def _batches(block: Block, size: int, *, drops_last: bool) -> list[Block]:
+    """The block in batches, without a short last one if it is to be dropped."""
+    end = len(block) // size * size if drops_last else len(block)
+    return [
+        Block(block.table.slice(at, min(size, end - at)), block.features, block.first + at)
+        for at in range(0, end, size)
+    ]
 
 
 class CountChanged(Exception):
@@ -375,8 +380,8 @@ def masked(step: FilterStep, work: Any, block: Block, rank: int) -> Positions:
     size = step.function.group
     if not step.function.batched or size is None:
         return np.flatnonzero(work.mask(block, rank, _where(step, block)))
-    out = []
-    for begin in range(0, len(block), size):
-        part = Block(block.table.slice(begin, min(size, len(block) - begin)), block.features, block.first + begin)
-        out.append(begin + np.flatnonzero(work.mask(part, rank, _where(step, part))))
+    batches = _batches(block, size, drops_last=False)
+    if work.calls.is_async:
+        work.calls.look_ahead(batches, rank)
+    out = [b.first - block.first + np.flatnonzero(work.mask(b, rank, _where(step, b))) for b in batches]
     return np.concatenate(out) if out else np.empty(0, np.int64)

@@ -45,8 +45,10 @@ def concat_tables(tables: Sequence[pa.Table], axis: int = 0) -> pa.Table:
 
 def embed_table_storage(table: pa.Table, token_per_repo_id: Any = None) -> pa.Table:
     """The table with the bytes of the files that its pictures and sounds are paths of."""
+    from martlet.datasets.features import needs_no_tokens
     from martlet.datasets.pushing import filled
 
+    needs_no_tokens(token_per_repo_id)
     return filled(table, Features.from_arrow_schema(table.schema))
 
 

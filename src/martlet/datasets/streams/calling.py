@@ -14,7 +14,7 @@ from martlet.datasets.features import Features
 from martlet.datasets.formatting import Format, format_row, format_table
 from martlet.datasets.outputs import columns_of
 from martlet.datasets.streams.blocks import encoded
-from martlet.datasets.streams.node import Row
+from martlet.datasets.streams.node import Row, as_rows
 from martlet.datasets.streams.unnumbered import Columns
 from martlet.errors import ArgumentError, DatasetError
 
@@ -107,13 +107,42 @@ def _merged(row: Row, given: Row, made: Any, removed: list[str], features: Featu
 def of_batch(
     call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
 ) -> Callable[[Columns, int], Columns]:
+    merge = _batch_merger(call, removed, features)
+
+    def applied(columns: Columns, first: int) -> Columns:
+        given = dict(columns)
+        return merge(columns, first, given, call(given, _numbers(columns, first)))
+
+    return applied
+
+
+def of_batches(
+    call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
+) -> Callable[[Sequence[tuple[Columns, int]]], list[Columns]]:
+    """The same for several batches, whose coroutines run side by side."""
+    merge = _batch_merger(call, removed, features)
+
+    def applied(batches: Sequence[tuple[Columns, int]]) -> list[Columns]:
+        given = [(dict(columns), _numbers(columns, first)) for columns, first in batches]
+        made = all_awaited(call, given)
+        return [merge(*batch, each[0], out) for batch, each, out in zip(batches, given, made, strict=True)]
+
+    return applied
+
+
+def _numbers(columns: Columns, first: int) -> list[int]:
+    return list(range(first, first + len(next(iter(columns.values()), []))))
+
+
+def _batch_merger(
+    call: Callable[[Any, Any], Any], removed: list[str], features: Features | None
+) -> Callable[[Columns, int, Columns, Any], Columns]:
+    """What puts a function's result over the columns it was of; `given` is the copy that the function had."""
     # a function of tables returns the whole rows, one of columns returns what is new in them
     is_of_tables = isinstance(call, Shaped) and call.form.kind in ("arrow", "pandas", "polars")
 
-    def applied(columns: Columns, first: int) -> Columns:
+    def merged(columns: Columns, first: int, given: Columns, made: Any) -> Columns:
         size = len(next(iter(columns.values()), []))
-        given = dict(columns)
-        made = call(given, list(range(first, first + size)))
         if made is None:
             made = columns
         elif made is given:
@@ -138,7 +167,41 @@ def of_batch(
         new = {name: list(values) for name, values in new.items()}
         return features.decode_batch(features.encode_batch(new)) if features is not None else new
 
+    return merged
+
+
+def of_mask(call: Callable[[Any, Any], Any]) -> Callable[[Columns, int], Columns]:
+    """The rows of a batch for which the function of its columns is true."""
+    return lambda columns, first: _kept(columns, first, call(columns, _numbers(columns, first)))
+
+
+def of_masks(call: Callable[[Any, Any], Any]) -> Callable[[Sequence[tuple[Columns, int]]], list[Columns]]:
+    """The same for several batches, whose coroutines run side by side."""
+
+    def applied(batches: Sequence[tuple[Columns, int]]) -> list[Columns]:
+        masks = all_awaited(call, [(columns, _numbers(columns, first)) for columns, first in batches])
+        return [_kept(*batch, mask) for batch, mask in zip(batches, masks, strict=True)]
+
     return applied
+
+
+def of_row_masks(call: Callable[[Any, Any], Any]) -> Callable[[Columns, int], Columns]:
+    """The rows for which a coroutine of a row is true; those of the batch run side by side."""
+
+    def applied(columns: Columns, first: int) -> Columns:
+        numbers = _numbers(columns, first)
+        return _kept(columns, first, all_awaited(call, zip(as_rows(columns, len(numbers)), numbers, strict=True)))
+
+    return applied
+
+
+def _kept(columns: Columns, first: int, mask: Any) -> Columns:
+    size = len(next(iter(columns.values()), []))
+    if isinstance(mask, Mapping | str) or not hasattr(mask, "__len__") or len(mask) != size:
+        found = f"{len(mask)} of them" if hasattr(mask, "__len__") else f"a {type(mask).__name__}"
+        where = f"filter, rows {first} to {first + size - 1}"
+        raise DatasetError(where, f"a filter of {size} rows must return as many truth values", found=found)
+    return {name: [v for v, keep in zip(values, mask, strict=True) if keep] for name, values in columns.items()}
 
 
 def _listed(values: Any) -> list[Any]:

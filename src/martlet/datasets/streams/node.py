@@ -228,6 +228,47 @@ class Numbered(Run):
         return self._done
 
 
+class Refilled(Run):
+    """Rows made some at a time, by `_more`, of the rows below.
+
+    The state is where those at hand start, how much came before them, and how many of them were handed out: going on
+    makes them again.
+    """
+
+    def __init__(self, child: Node, state: Any, context: Context) -> None:
+        self._at, self._count, done = triple(state)
+        self._run = child.run(self._at, context)
+        self._rows: list[Row] = []
+        self._taken = self._done = 0
+        if done:
+            self._refill()
+            self._done = done
+
+    def _more(self) -> tuple[list[Row], int] | None:
+        """The next rows, and how much they add to the count; None at the end."""
+        raise NotImplementedError
+
+    def _refill(self) -> bool:
+        self._count += self._taken
+        self._at, self._rows, self._done, self._taken = self._run.state(), [], 0, 0
+        made = self._more()
+        if made is not None:
+            self._rows, self._taken = made
+        return made is not None
+
+    def __next__(self) -> Row:
+        while self._done >= len(self._rows):
+            if not self._refill():
+                raise StopIteration
+        self._done += 1
+        return self._rows[self._done - 1]
+
+    def state(self) -> Any:
+        if self._done >= len(self._rows):
+            return [self._run.state(), self._count + self._taken, 0]
+        return [self._at, self._count, self._done]
+
+
 class Strided(Run):
     """Every `count`-th row of a step that only makes sense over all rows: each worker runs all of it."""
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from martlet.datasets.config import async_calls
 from martlet.datasets.features import Features
-from martlet.datasets.streams.node import CHUNK, Context, Node, Positions, Row, Run, columns_of, pair, triple
+from martlet.datasets.streams.node import CHUNK, Context, Node, Positions, Refilled, Row, Run, columns_of, pair
 
 
 class Part(Node):
@@ -260,38 +260,18 @@ class Counted(Run):
         return [self._run.state(), self._count]
 
 
-class Several(Run):
-    """A function of some neighbouring rows at a time. The state is where they start, their number, and how many of them
-    were handed out.
-    """
+class Several(Refilled):
+    """A function of some neighbouring rows at a time, and their numbers."""
 
     def __init__(
         self, child: Node, call: Callable[[list[Row], list[int]], list[Row]], state: Any, context: Context
     ) -> None:
-        self._at, self._first, done = triple(state)
-        self._run, self._call = child.run(self._at, context), call
-        self._rows: list[Row] = []
-        self._done = 0
-        if done:
-            self._fill()
-            self._done = done
+        self._call = call
+        super().__init__(child, state, context)
 
-    def _fill(self) -> None:
-        self._first += len(self._rows)
-        self._at, self._done = self._run.state(), 0
+    def _more(self) -> tuple[list[Row], int] | None:
         rows = list(islice(self._run, async_calls()))
-        self._rows = self._call(rows, list(range(self._first, self._first + len(rows)))) if rows else []
-
-    def __next__(self) -> Row:
-        if self._done == len(self._rows):
-            self._fill()
-        if not self._rows:
-            raise StopIteration
-        self._done += 1
-        return self._rows[self._done - 1]
-
-    def state(self) -> Any:
-        return [self._at, self._first, self._done]
+        return (self._call(rows, list(range(self._count, self._count + len(rows)))), len(rows)) if rows else None
 
 
 class Lists(Node):

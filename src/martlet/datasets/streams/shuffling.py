@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from martlet.datasets.order import BLOCK, WINDOW, Permutation
-from martlet.datasets.streams.node import Context, Node, Positions, Row, Run, triple
+from martlet.datasets.streams.node import Context, Node, Positions, Refilled, Row, Run
 
 
 class Shuffled(Node):
@@ -61,42 +62,19 @@ class BlockShuffled(Node):
         return _BlockRun(self._child, self._seed, self._size, state, context)
 
 
-class _BlockRun(Run):
+class _BlockRun(Refilled):
+    """What came before is counted in blocks."""
+
     def __init__(self, child: Node, seed: int, size: int, state: Any, context: Context) -> None:
-        self._at, self._block, done = triple(state)
-        self._run = child.run(self._at, context)
         self._seed, self._size, self._epoch = seed, size, context.epoch
-        self._rows: list[Row] = []
-        self._done = 0
-        if done:
-            self._fill()
-            self._done = done
+        super().__init__(child, state, context)
 
-    def _fill(self) -> None:
-        self._at = self._run.state()
-        read: list[Row] = []
-        for row in self._run:
-            read.append(row)
-            if len(read) == self._size:
-                break
-        order = Permutation(len(read), self._seed ^ (self._block << 20), self._epoch)
-        numbers = order.rows(np.arange(len(read), dtype=np.int64)).tolist() if read else []
-        self._rows, self._done = [read[number] for number in numbers], 0
-
-    def __next__(self) -> Row:
-        if self._done >= len(self._rows):
-            if self._rows:
-                self._block += 1
-            self._fill()
-            if not self._rows:
-                raise StopIteration
-        self._done += 1
-        return self._rows[self._done - 1]
-
-    def state(self) -> Any:
-        if self._done >= len(self._rows):
-            return [self._run.state(), self._block + bool(self._rows), 0]
-        return [self._at, self._block, self._done]
+    def _more(self) -> tuple[list[Row], int] | None:
+        read = list(islice(self._run, self._size))
+        if not read:
+            return None
+        order = Permutation(len(read), self._seed ^ (self._count << 20), self._epoch)
+        return [read[number] for number in order.rows(np.arange(len(read), dtype=np.int64)).tolist()], 1
 
 
 @dataclass(frozen=True)

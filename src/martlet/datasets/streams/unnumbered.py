@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from martlet.datasets.config import batches_beside
 from martlet.datasets.features import Features
-from martlet.datasets.streams.node import Context, Node, Row, Run, columns_of, pair, triple
+from martlet.datasets.streams.node import Context, Node, Refilled, Row, Run, columns_of, pair
 from martlet.errors import DatasetError
 
 Columns = dict[str, list[Any]]
+Many = Callable[[Sequence[tuple[Columns, int]]], list[Columns]]
 DRAWS = 1000  # drawn at a time, as Hugging Face's library does: the same seed gives the same order
 
 
@@ -60,7 +62,10 @@ class _FilteredRun(Run):
 
 
 class Batched(Node):
-    """A function of `size` rows as columns, and the number of the first: what it returns are the rows."""
+    """A function of `size` rows as columns, and the number of the first: what it returns are the rows.
+
+    `many` is the same of several batches, whose coroutines wait side by side.
+    """
 
     def __init__(
         self,
@@ -70,9 +75,10 @@ class Batched(Node):
         drops_last: bool,
         features: Features | None,
         counts: bool,
+        many: Many | None = None,
     ) -> None:
-        self._child, self._call, self._size, self._drops_last = child, call, size, drops_last
-        self._counts, self.features, self.splits = counts, features, not counts
+        self._child, self.call, self.size, self.drops_last = child, call, size, drops_last
+        self._counts, self.features, self.splits, self.many = counts, features, not counts, many
 
     def children(self) -> list[Node]:
         return [self._child]
@@ -80,11 +86,10 @@ class Batched(Node):
     def sharded(self, count: int, index: int, contiguous: bool) -> Node:
         if self._counts:
             return super().sharded(count, index, contiguous)
-        below = self._child.sharded(count, index, contiguous)
-        return Batched(below, self._call, self._size, self._drops_last, self.features, False)
+        return self.over([self._child.sharded(count, index, contiguous)])
 
     def start(self, state: Any, context: Context) -> Run:
-        return _BatchedRun(self._child, self._call, self._size, self._drops_last, state, context)
+        return _BatchedRun(self, state, context)
 
     def shuffled(self, seed: int, buffer_size: int, num_files: int) -> Node:
         if self._counts:
@@ -95,51 +100,32 @@ class Batched(Node):
         return self if self._counts else self.over([self._child.mixed(seed, num_files)])
 
 
-class _BatchedRun(Run):
-    """The state is where the batch starts and how many of its rows were handed out."""
+class _BatchedRun(Refilled):
+    """What came before is counted in rows below."""
 
-    def __init__(
-        self,
-        child: Node,
-        call: Callable[[Columns, int], Columns],
-        size: int | None,
-        drops: bool,
-        state: Any,
-        context: Context,
-    ) -> None:
-        self._at, self._count, done = triple(state)
-        self._run, self._call, self._size, self._drops = child.run(self._at, context), call, size, drops
-        self._rows: list[Row] = []
-        self._taken = self._done = 0
-        if done:
-            self._fill()
-            self._done = done
+    def __init__(self, node: Batched, state: Any, context: Context) -> None:
+        self._node = node
+        self._beside = batches_beside(node.size) if node.many is not None else 1
+        super().__init__(node.children()[0], state, context)
 
-    def _fill(self) -> bool:
-        self._count += self._taken
-        self._at, self._rows, self._done, self._taken = self._run.state(), [], 0, 0
-        columns = self._run.lists(self._size or 1 << 62)
-        if columns is None:
-            return False
-        self._taken = len(next(iter(columns.values()), []))
-        if self._drops and self._size is not None and self._taken < self._size:
-            return False
-        made = self._call(columns, self._count)
-        names = list(made)
-        self._rows = [dict(zip(names, values, strict=True)) for values in zip(*made.values(), strict=True)]
-        return True
-
-    def __next__(self) -> Row:
-        while self._done >= len(self._rows):
-            if not self._fill():
-                raise StopIteration
-        self._done += 1
-        return self._rows[self._done - 1]
-
-    def state(self) -> Any:
-        if self._done >= len(self._rows):
-            return [self._run.state(), self._count + self._taken, 0]
-        return [self._at, self._count, self._done]
+    def _more(self) -> tuple[list[Row], int] | None:
+        node, taken = self._node, 0
+        batches: list[tuple[Columns, int]] = []
+        while len(batches) < self._beside and (columns := self._run.lists(node.size or 1 << 62)) is not None:
+            count = len(next(iter(columns.values()), []))
+            if node.drops_last and node.size is not None and count < node.size:
+                break
+            batches.append((columns, self._count + taken))
+            taken += count
+        if not batches:
+            return None
+        made = node.many(batches) if node.many is not None else [node.call(*batches[0])]
+        rows = [
+            dict(zip(columns, values, strict=True))
+            for columns in made
+            for values in zip(*columns.values(), strict=True)
+        ]
+        return rows, taken
 
 
 class Limited(Node):
