@@ -88,7 +88,6 @@ PEFTS = {
     "LoftQConfig": "LoftQ is not here",
     "PeftMixedModel": "use LoraConfig",
     "PrefixTuningConfig": "No prompts are learnt",
-    "get_model_status": "model.peft_config",
     "inject_adapter_in_model": "Use get_peft_model",
 }
 

@@ -25,11 +25,13 @@ _ROOMS = {
     "BitsAndBytesConfig": "bits",
     "CONFIG_MAPPING": "scripts",
     "DataCollatorForLanguageModeling": "datasets",
+    "DataCollatorForMultipleChoice": "datasets",
     "DataCollatorForSeq2Seq": "datasets",
     "DataCollatorForTokenClassification": "datasets",
     "DataCollatorWithFlattening": "datasets",
     "DataCollatorWithPadding": "datasets",
     "DefaultDataCollator": "datasets",
+    "DefaultFlowCallback": "training",
     "DynamicCache": "nn.cache",
     "EarlyStoppingCallback": "training",
     "EncoderNoRepeatNGramLogitsProcessor": "generation",
@@ -71,6 +73,8 @@ _ROOMS = {
     "PreTrainedTokenizerFast": "tokenizers",
     "PrefixConstrainedLogitsProcessor": "generation",
     "PretrainedConfig": "auto_named",
+    "PrinterCallback": "training",
+    "ProgressCallback": "training",
     "QuestionAnsweringPipeline": "pipelines",
     "RepetitionPenaltyLogitsProcessor": "generation",
     "SaveStrategy": "training",
@@ -101,16 +105,21 @@ _ROOMS = {
     "ZeroShotClassificationPipeline": "pipelines",
     "check_min_version": "scripts",
     "default_data_collator": "datasets",
+    "enable_full_determinism": "training",
     "get_constant_schedule": "training",
     "get_constant_schedule_with_warmup": "training",
     "get_cosine_schedule_with_warmup": "training",
     "get_cosine_with_hard_restarts_schedule_with_warmup": "training",
+    "get_cosine_with_min_lr_schedule_with_warmup": "training",
+    "get_cosine_with_min_lr_schedule_with_warmup_lr_rate": "training",
     "get_inverse_sqrt_schedule": "training",
     "get_json_schema": "tokenizers",
     "get_last_checkpoint": "scripts",
     "get_linear_schedule_with_warmup": "training",
     "get_polynomial_decay_schedule_with_warmup": "training",
+    "get_reduce_on_plateau_schedule": "training",
     "get_scheduler": "training",
+    "get_wsd_schedule": "training",
     "infer_device": "scripts",
     "is_accelerate_available": "scripts",
     "is_bitsandbytes_available": "scripts",
@@ -160,6 +169,7 @@ if TYPE_CHECKING:
     )
     from martlet.datasets.collators import (
         DataCollatorForLanguageModeling,
+        DataCollatorForMultipleChoice,
         DataCollatorForSeq2Seq,
         DataCollatorForTokenClassification,
         DataCollatorWithFlattening,
@@ -209,22 +219,28 @@ if TYPE_CHECKING:
     from martlet.pipelines.text_generation import TextGenerationPipeline
     from martlet.tokenizers import AddedToken, AutoTokenizer, BatchEncoding
     from martlet.training.arguments import TrainingArguments
-    from martlet.training.callbacks import EarlyStoppingCallback, TrainerCallback
+    from martlet.training.callbacks import DefaultFlowCallback, EarlyStoppingCallback, PrinterCallback, TrainerCallback
     from martlet.training.choices import IntervalStrategy, SaveStrategy, SchedulerType
+    from martlet.training.determinism import enable_full_determinism
     from martlet.training.outputs import EvalPrediction
     from martlet.training.schedules import (
         get_constant_schedule,
         get_constant_schedule_with_warmup,
         get_cosine_schedule_with_warmup,
         get_cosine_with_hard_restarts_schedule_with_warmup,
+        get_cosine_with_min_lr_schedule_with_warmup,
+        get_cosine_with_min_lr_schedule_with_warmup_lr_rate,
         get_inverse_sqrt_schedule,
         get_linear_schedule_with_warmup,
         get_polynomial_decay_schedule_with_warmup,
+        get_reduce_on_plateau_schedule,
         get_scheduler,
+        get_wsd_schedule,
     )
     from martlet.training.seq2seq import Seq2SeqTrainer, Seq2SeqTrainingArguments
     from martlet.training.state import TrainerControl, TrainerState
     from martlet.training.trainer import Trainer
+    from martlet.training.watch import ProgressCallback
 
 
 def _named(name: str) -> Any:

@@ -95,6 +95,7 @@ MODULES = (
 )
 
 
+_OF_TRAINING = r"martlet\.(trainer|training_args|optimization)\w*"
 _FAMILYS = r"models\.[a-z]\w*(\.[a-z]\w*)?"  # models.llama, models.llama.modeling_llama
 
 
@@ -138,6 +139,8 @@ class _Names(ModuleType):
             raise AttributeError(name)
         if self.__name__.endswith(".logging"):
             return getattr(import_module("martlet.logging"), name)
+        if fullmatch(_OF_TRAINING, self.__name__) and name in dir(import_module("martlet.training")):
+            return getattr(import_module("martlet.training"), name)
         return getattr(import_module("martlet"), name)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from martlet.adapters.states import get_peft_model_state_dict as get_peft_model_state_dict
     from martlet.adapters.states import load_peft_weights as load_peft_weights
     from martlet.adapters.states import set_peft_model_state_dict as set_peft_model_state_dict
+    from martlet.adapters.status import get_layer_status as get_layer_status
+    from martlet.adapters.status import get_model_status as get_model_status
 
 _HOMES = {
     "LoraConfig": "config",
@@ -29,6 +31,8 @@ _HOMES = {
     "PeftModelForSequenceClassification": "model",
     "PeftModelForTokenClassification": "model",
     "TaskType": "config",
+    "get_layer_status": "status",
+    "get_model_status": "status",
     "get_peft_model": "model",
     "get_peft_model_state_dict": "states",
     "load_peft_weights": "states",

@@ -9,12 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from martlet.errors import ArgumentError, ConfigError, UnsupportedError
 from martlet.formats.files import read_json, write_json
 from martlet.hub import open_snapshot
+from martlet.kinds import check_kinds
 
 # How A and B begin (inits.py).
 NITER = re.compile(r"pissa_niter_(\d+)")
@@ -135,6 +137,8 @@ class LoraConfig(metaclass=_Checked):
     fan_in_fan_out: bool = False  # of no effect: which matrices lie transposed in a checkpoint the family knows
 
     def __post_init__(self) -> None:
+        check_kinds(self, LoraConfig, frozenset({"r", "init_lora_weights", "task_type"}))
+        self._check_patterns()
         for rank in (self.r, *self.rank_pattern.values()):
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise ArgumentError("r", "must be a whole number of at least 1", found=repr(rank))
@@ -157,6 +161,22 @@ class LoraConfig(metaclass=_Checked):
         self.target_modules = _names("target_modules", self.target_modules)
         self.exclude_modules = _names("exclude_modules", self.exclude_modules)
         self.modules_to_save = _names("modules_to_save", self.modules_to_save)
+
+    def _check_patterns(self) -> None:
+        self.rank_pattern, self.alpha_pattern = self.rank_pattern or {}, self.alpha_pattern or {}
+        for name in ("rank_pattern", "alpha_pattern"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) or not all(isinstance(each, Real) for each in value.values()):
+                raise ArgumentError(name, "must be a dict of numbers by module", found=repr(value)[:80])
+        self.layers_pattern = _names("layers_pattern", self.layers_pattern)
+        for name in ("layers_to_transform", "trainable_token_indices"):
+            value = getattr(self, name)
+            by_module = value.values() if isinstance(value, Mapping) and name == "trainable_token_indices" else (value,)
+            for each in by_module:
+                listed = [each] if isinstance(each, int | None) and name == "layers_to_transform" else each
+                is_listed = isinstance(listed, Sequence | set | range) and not isinstance(listed, str | bytes)
+                if each is not None and not (is_listed and all(type(one) is int for one in listed)):
+                    raise ArgumentError(name, "must be whole numbers in a list", found=repr(value)[:80])
 
     def targets(self, paths: Sequence[str]) -> bool:
         """Whether a module known under these paths is one the adapter changes."""

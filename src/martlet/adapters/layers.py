@@ -68,20 +68,19 @@ class Merges(nn.Module):
     def __init__(self, base_layer: Any) -> None:
         super().__init__()
         self.base_layer: Any = base_layer
-        self.original: Tensor | None = None  # the base's weight while adapters are merged into it
+        self.originals: list[Any] = []  # the base's weight while adapters are merged; in a list it is no parameter
 
     def put(self, merged: Tensor, is_checked: bool) -> None:
         """`merged` in the place of the base's weight. ArgumentError if it `is_checked` and not finite."""
         if is_checked and not bool(torch.isfinite(merged).all()):
             raise ArgumentError("merge", "adapters must give finite weights", found="NaN or infinity")
-        self.original = self.base_layer.weight
+        self.originals = [self.base_layer.weight]
         self.base_layer.weight = nn.Parameter(merged, requires_grad=False)
 
     def unmerge(self) -> None:
         """The weight that was there before, bit for bit."""
-        if self.original is not None:
-            self.base_layer.weight = self.original
-            self.original = None
+        if self.originals:
+            self.base_layer.weight = self.originals.pop()
 
 
 class LoraLinear(Merges):

@@ -7,29 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from martlet.adapters.combine import Mixing, add_weighted
-from martlet.adapters.config import ALL_LINEAR, HEADS, LoraConfig, TaskType, is_taken
+from martlet.adapters.config import LoraConfig
 from martlet.adapters.embeddings import LoraEmbedding, TiedHead, TrainedTokens
 from martlet.adapters.files import (
     adapter_folder,
-    keys_of,
     load_adapter,
     of_hub,
-    paths_of,
     save_adapter,
-    their_names,
 )
 from martlet.adapters.layers import BASE, LoraLinear, OwnCopy, Routing, Switch
+from martlet.adapters.status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
+from martlet.adapters.targets import find_matrices, find_saved_whole, find_token_tables, set_trainable
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.packed import PackedLinear
 from martlet.nn.ragged import find_padding
-
-OUTPUTS = ("lm_head", "head.out")
 
 
 class PeftModel(nn.Module):
@@ -127,8 +124,8 @@ class PeftModel(nn.Module):
         config = replace(peft_config)
         if config.bias != "none" and any(each.bias != "none" for each in self.peft_config.values()):
             raise UnsupportedError("bias", "only one adapter of a model may train the base's biases")
-        whole = self._saved_whole(config)
-        found = {path: paths for path, paths in self._linears(config).items() if path not in whole}
+        whole = find_saved_whole(self.base_model, config)
+        found = {path: paths for path, paths in find_matrices(self.base_model, config).items() if path not in whole}
         for path, paths in found.items():
             layer = self._adapted(path)
             layer.add(
@@ -143,10 +140,10 @@ class PeftModel(nn.Module):
                 layer.add_magnitude(adapter_name)
         for path in whole:
             self._own_copy(path).add(adapter_name)
-        for path, tokens in self._tokens(config).items():
+        for path, tokens in find_token_tables(self.base_model, config).items():
             self._token_table(path).add(adapter_name, tokens)
         self.peft_config[adapter_name] = config
-        self._set_trainable()
+        set_trainable(self.base_model, self.peft_config, self.switch.active)
 
     def add_weighted_adapter(
         self,
@@ -172,7 +169,7 @@ class PeftModel(nn.Module):
         self._check_names(names, len(names))
         self._not_merged("set_adapter")
         self.switch.active = names
-        self._set_trainable()
+        set_trainable(self.base_model, self.peft_config, self.switch.active)
         if inference_mode:
             self.set_requires_grad(names, False)
 
@@ -185,7 +182,7 @@ class PeftModel(nn.Module):
                 module.remove(adapter_name)
         del self.peft_config[adapter_name]
         self.switch.active = [name for name in self.switch.active if name != adapter_name] or list(self.peft_config)[:1]
-        self._set_trainable()
+        set_trainable(self.base_model, self.peft_config, self.switch.active)
 
     def load_adapter(
         self, model_id: str | os.PathLike[str], adapter_name: str = "default", is_trainable: bool = False, **hub: Any
@@ -215,12 +212,14 @@ class PeftModel(nn.Module):
                 self.merge_adapter(merged)
 
     def disable_adapter_layers(self) -> None:
-        """From here on the model is the base model, until `enable_adapter_layers`."""
+        """From here on the model is the base model, and nothing learns, until `enable_adapter_layers`."""
         self.switch.is_disabled = True
+        self.set_requires_grad(list(self.peft_config), False)
 
     def enable_adapter_layers(self) -> None:
-        """Adapters act again."""
+        """The active adapters act and learn again."""
         self.switch.is_disabled = False
+        set_trainable(self.base_model, self.peft_config, self.switch.active)
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         """Whether adapters learn, whichever acts."""
@@ -343,6 +342,13 @@ class PeftModel(nn.Module):
         load_adapter(folder, model, adapter_name, config)
         return made.train(model.training)
 
+    def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:
+        """Nothing is uploaded here."""
+        raise UnsupportedError(
+            "push_to_hub", "nothing is uploaded",
+            remedy="save_pretrained(folder), and upload_folder of huggingface_hub.",
+        )  # fmt: skip
+
     # what learns
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
@@ -352,96 +358,26 @@ class PeftModel(nn.Module):
         frozen = sum(each.in_features * each.out_features for each in packed)
         return sum(count for count, learns in counts if learns), sum(count for count, _ in counts) + frozen
 
+    def get_layer_status(self) -> list[TunerLayerStatus]:
+        """The state of each adapted layer."""
+        return get_layer_status(self)
+
+    def get_model_status(self) -> TunerModelStatus:
+        """The state of all adapted layers together; "irregular" where they differ."""
+        return get_model_status(self)
+
+    @property
+    def base_model_torch_dtype(self) -> torch.dtype:
+        """The dtype of the base's weights."""
+        found: torch.dtype = self.base_model.dtype
+        return found
+
     def print_trainable_parameters(self) -> None:
         """Prints how many weights learn, of how many."""
         trainable, every = self.get_nb_trainable_parameters()
         print(
             f"trainable params: {trainable:,d} || all params: {every:,d} || trainable%: {100 * trainable / every:.4f}"
         )
-
-    def _set_trainable(self) -> None:
-        learning = {name for name in self.switch.active if not self.peft_config[name].inference_mode}
-        for module in self.base_model.modules():
-            if isinstance(module, LoraLinear):
-                for table in (module.lora_A, module.lora_B, module.lora_magnitude_vector):
-                    for name, parameter in table.items():
-                        parameter.requires_grad_(name in learning)
-            elif isinstance(module, TrainedTokens):
-                for name, parameter in module.trainable_tokens_delta.items():
-                    parameter.requires_grad_(name in learning)
-            elif isinstance(module, OwnCopy):
-                for name, copy in module.modules_to_save.items():
-                    copy.requires_grad_(name in learning)
-        for name, config in self.peft_config.items():
-            if config.bias != "none":
-                for path, module in self.base_model.named_modules():
-                    bias = getattr(module, "bias", None)
-                    if (
-                        isinstance(bias, Tensor)
-                        and ".modules_to_save" not in path
-                        and ".original_module" not in path
-                        and not isinstance(module, OwnCopy)
-                        and (config.bias == "all" or isinstance(module, LoraLinear))
-                    ):
-                        bias.requires_grad_(name in learning)
-
-    # where adapters go
-
-    def _linears(self, config: LoraConfig) -> dict[str, list[str]]:
-        """Paths of the matrices a config names -> their paths, ours and the checkpoint's."""
-        names, found, known = their_names(self.base_model), {}, set()
-        for path, module in self.base_model.named_modules():
-            is_table = isinstance(module, nn.Embedding | LoraEmbedding) and config.target_modules != ALL_LINEAR
-            if not is_table and (not hasattr(module, "in_features") or isinstance(module, LoraEmbedding)):
-                continue
-            if path.rpartition(".")[2] in ("base_layer", "original_module"):
-                continue
-            if ".modules_to_save." in path or (config.target_modules == ALL_LINEAR and path in OUTPUTS):
-                continue
-            paths = paths_of(path, names)
-            known |= {each.rpartition(".")[2] for each in paths}
-            if config.targets(paths):
-                if path == "lm_head" and self.base_model.arch.tied:
-                    raise UnsupportedError(
-                        "target_modules",
-                        "a head that is the embedding table cannot be adapted by itself",
-                        found=repr(config.target_modules),
-                        remedy="Leave it to exclude_modules, or name it in modules_to_save.",
-                    )
-                if is_taken(config.init_lora_weights) and len(names[f"{path}.weight"].parts) > 1:
-                    raise UnsupportedError(
-                        "init_lora_weights",
-                        "takes a part out of a matrix, and the checkpoint has this one as a part of another",
-                        found=f"{config.init_lora_weights!r} for {names[f'{path}.weight'].name}",
-                    )
-                found[path] = paths
-        if not found:
-            raise ArgumentError(
-                "target_modules", f"must name some of {keys_of(known)}", found=repr(config.target_modules)
-            )
-        return found
-
-    def _saved_whole(self, config: LoraConfig) -> list[str]:
-        """Paths of the modules without children that `modules_to_save` names, the head's among them by the task."""
-        names = their_names(self.base_model)
-        by_task = HEADS.get(TaskType(config.task_type), ()) if config.task_type else ()
-        wanted = [*(config.modules_to_save or ()), *by_task]
-        found, is_met = [], dict.fromkeys(wanted, False)
-        for path, module in self.base_model.named_modules():
-            if any(part in f".{path}." for part in (".modules_to_save.", ".original_module.", ".base_layer.")):
-                continue
-            is_whole = isinstance(module, OwnCopy | LoraLinear | TrainedTokens | TiedHead)
-            if not is_whole and (list(module.children()) or not list(module.parameters(recurse=False))):
-                continue
-            paths = paths_of(path, names)
-            named = [each for each in wanted if any(f".{each}." in f".{one}." for one in paths)]
-            is_met |= dict.fromkeys(named, True)
-            if named:
-                found.append(path)
-        gone = [each for each, met in is_met.items() if not met and each not in HEADS[TaskType.SEQ_CLS]]
-        if gone:
-            raise ArgumentError("modules_to_save", "must name modules of the model", found=", ".join(gone))
-        return found
 
     def _adapted(self, path: str) -> LoraLinear:
         module = self.base_model.get_submodule(path)
@@ -452,27 +388,6 @@ class PeftModel(nn.Module):
             module = kind(module, self.switch)
             self._put(path, module)
         return module
-
-    def _tokens(self, config: LoraConfig) -> dict[str, Sequence[int]]:
-        """Paths of the tables that `trainable_token_indices` names -> its ids."""
-        asked = config.trainable_token_indices
-        if asked is None:
-            return {}
-        if not isinstance(asked, Mapping):
-            asked = {"embed_tokens": asked}
-        names, out = their_names(self.base_model), {}
-        tables = {
-            path: paths_of(path, names)
-            for path, module in self.base_model.named_modules()
-            if isinstance(module, nn.Embedding | TrainedTokens) and not path.endswith(("base_layer", "original_module"))
-        }
-        for name, tokens in asked.items():
-            found = [path for path, paths in tables.items() if any(each.endswith(name) for each in paths)]
-            if len(found) != 1:
-                known = keys_of({each.rpartition(".")[2] for paths in tables.values() for each in paths})
-                raise ArgumentError("trainable_token_indices", f"must name one table of {known}", found=repr(name))
-            out[found[0]] = tokens
-        return out
 
     def _token_table(self, path: str) -> TrainedTokens:
         module = self.base_model.get_submodule(path)

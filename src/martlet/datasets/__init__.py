@@ -36,6 +36,7 @@ _MODULES = {
     "tokenize": "tokenizing",
     "tokenize_backend": "tokenizing",
     "DataCollatorForLanguageModeling": "collators",
+    "DataCollatorForMultipleChoice": "collators",
     "DataCollatorForSeq2Seq": "collators",
     "DataCollatorForTokenClassification": "collators",
     "DataCollatorWithFlattening": "collators",
@@ -124,6 +125,7 @@ if TYPE_CHECKING:
     from martlet.datasets.cache import disable_caching, enable_caching, is_caching_enabled
     from martlet.datasets.collators import (
         DataCollatorForLanguageModeling,
+        DataCollatorForMultipleChoice,
         DataCollatorForSeq2Seq,
         DataCollatorForTokenClassification,
         DataCollatorWithFlattening,

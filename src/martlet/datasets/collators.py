@@ -142,6 +142,28 @@ class DataCollatorForTokenClassification(DataCollatorWithPadding):
 
 
 @dataclass
+class DataCollatorForMultipleChoice(DataCollatorWithPadding):
+    """Rows of several choices each, `(rows, choices, tokens)`, padded by the tokenizer to one length; labels apart."""
+
+    def __call__(self, features: Features) -> dict[str, Any]:
+        name = "label" if "label" in features[0] else "labels"
+        rest = [{key: value for key, value in row.items() if key != name} for row in features]
+        counts = {len(value) for row in rest for value in row.values()}
+        if len(counts) != 1:
+            raise DatasetError(
+                "DataCollatorForMultipleChoice", "needs every column to hold as many choices", found=sorted(counts),
+                remedy="Rows of a tokenizer's columns alone, each a list of as many lists as there are choices.",
+            )  # fmt: skip
+        choices = counts.pop()
+        flat = [{key: value[at] for key, value in row.items()} for row in rest for at in range(choices)]
+        padded = self._padded(flat, self.return_tensors)
+        batch = {key: value.reshape(len(rest), choices, -1) for key, value in padded.items()}
+        if name in features[0]:
+            batch["labels"] = _tensor([row[name] for row in features], self.return_tensors, np.int64)
+        return batch
+
+
+@dataclass
 class DataCollatorForSeq2Seq:
     """Rows padded by the tokenizer, labels to their own longest; with `model`, `decoder_input_ids` made of them."""
 

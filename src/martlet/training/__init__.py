@@ -11,6 +11,7 @@ _FILES = {
     "AutoPeftModelForTokenClassification": "peft",
     "DPOTrainer": "dpo",
     "DataCollatorForLanguageModeling": "martlet.datasets.collators",
+    "DataCollatorForMultipleChoice": "martlet.datasets.collators",
     "DataCollatorForSeq2Seq": "martlet.datasets.collators",
     "DataCollatorForTokenClassification": "martlet.datasets.collators",
     "DataCollatorWithFlattening": "martlet.datasets.collators",
@@ -32,6 +33,7 @@ _FILES = {
     "PeftModelForSequenceClassification": "peft",
     "PeftModelForTokenClassification": "peft",
     "PredictionOutput": "outputs",
+    "PrinterCallback": "callbacks",
     "ProgressCallback": "watch",
     "SaveStrategy": "choices",
     "SchedulerType": "choices",
@@ -48,17 +50,24 @@ _FILES = {
     "TrainerState": "state",
     "TrainingArguments": "arguments",
     "default_data_collator": "martlet.datasets.collators",
+    "enable_full_determinism": "determinism",
     "get_constant_schedule": "schedules",
     "get_constant_schedule_with_warmup": "schedules",
     "get_cosine_schedule_with_warmup": "schedules",
     "get_cosine_with_hard_restarts_schedule_with_warmup": "schedules",
+    "get_cosine_with_min_lr_schedule_with_warmup": "schedules",
+    "get_cosine_with_min_lr_schedule_with_warmup_lr_rate": "schedules",
     "get_inverse_sqrt_schedule": "schedules",
     "get_last_checkpoint": "checkpoints",
+    "get_layer_status": "peft",
     "get_linear_schedule_with_warmup": "schedules",
+    "get_model_status": "peft",
     "get_peft_model": "peft",
     "get_peft_model_state_dict": "peft",
     "get_polynomial_decay_schedule_with_warmup": "schedules",
+    "get_reduce_on_plateau_schedule": "schedules",
     "get_scheduler": "schedules",
+    "get_wsd_schedule": "schedules",
     "load_peft_weights": "peft",
     "prepare_model_for_kbit_training": "peft",
     "set_peft_model_state_dict": "peft",
@@ -69,6 +78,7 @@ __all__ = sorted(_FILES)
 if TYPE_CHECKING:
     from martlet.datasets.collators import (
         DataCollatorForLanguageModeling,
+        DataCollatorForMultipleChoice,
         DataCollatorForSeq2Seq,
         DataCollatorForTokenClassification,
         DataCollatorWithFlattening,
@@ -77,9 +87,15 @@ if TYPE_CHECKING:
         default_data_collator,
     )
     from martlet.training.arguments import ParallelMode, TrainingArguments
-    from martlet.training.callbacks import DefaultFlowCallback, EarlyStoppingCallback, TrainerCallback
+    from martlet.training.callbacks import (
+        DefaultFlowCallback,
+        EarlyStoppingCallback,
+        PrinterCallback,
+        TrainerCallback,
+    )
     from martlet.training.checkpoints import get_last_checkpoint
     from martlet.training.choices import IntervalStrategy, SaveStrategy, SchedulerType
+    from martlet.training.determinism import enable_full_determinism
     from martlet.training.dpo import DPOTrainer
     from martlet.training.estimators import TextClassifier, TextRegressor, TokenClassifier
     from martlet.training.evaluation import EvalLoopOutput
@@ -100,6 +116,8 @@ if TYPE_CHECKING:
         PeftModelForSequenceClassification,
         PeftModelForTokenClassification,
         TaskType,
+        get_layer_status,
+        get_model_status,
         get_peft_model,
         get_peft_model_state_dict,
         load_peft_weights,
@@ -111,10 +129,14 @@ if TYPE_CHECKING:
         get_constant_schedule_with_warmup,
         get_cosine_schedule_with_warmup,
         get_cosine_with_hard_restarts_schedule_with_warmup,
+        get_cosine_with_min_lr_schedule_with_warmup,
+        get_cosine_with_min_lr_schedule_with_warmup_lr_rate,
         get_inverse_sqrt_schedule,
         get_linear_schedule_with_warmup,
         get_polynomial_decay_schedule_with_warmup,
+        get_reduce_on_plateau_schedule,
         get_scheduler,
+        get_wsd_schedule,
     )
     from martlet.training.seq2seq import Seq2SeqTrainer, Seq2SeqTrainingArguments
     from martlet.training.state import TrainerControl, TrainerState

@@ -14,7 +14,6 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
      "Use the class that names the task, as AutoPeftModelForCausalLM."),
     (r"PeftMixedModel|[A-Z]\w*(Config|Model|Layer)", "Adapters are LoRA, DoRA and rsLoRA here: use LoraConfig."),
     (r"inject_adapter_in_model", "Use get_peft_model."),
-    (r"get_(model|layer)_status", "Look at model.peft_config and model.active_adapters."),
 )  # fmt: skip
 
 

@@ -8,13 +8,14 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from martlet.errors import ArgumentError, UnsupportedError
+from martlet.kinds import check_kinds
 from martlet.training.choices import IntervalStrategy, SaveStrategy, SchedulerType
 
 INTERVALS = tuple(each.value for each in IntervalStrategy)
@@ -189,6 +190,7 @@ class TrainingArguments(metaclass=_Checked):
     resume_from_checkpoint: str | bool | None = None
 
     def __post_init__(self) -> None:
+        check_kinds(self, TrainingArguments, frozenset({"output_dir", "report_to", "fsdp"}))
         self._check_numbers()
         self._check_choices()
         self._settle()
@@ -206,7 +208,15 @@ class TrainingArguments(metaclass=_Checked):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ArgumentError(name, f"must be a whole number of at least {least}", found=repr(value))
-        for name in ("learning_rate", "weight_decay", "max_grad_norm", "max_loss_jump", "warmup_steps", "eval_delay"):
+        for name in (
+            "learning_rate",
+            "weight_decay",
+            "max_grad_norm",
+            "max_loss_jump",
+            "warmup_steps",
+            "eval_delay",
+            "adam_epsilon",
+        ):
             _check_number(name, getattr(self, name))
         for name in ("adam_beta1", "adam_beta2", "label_smoothing_factor"):
             if _check_number(name, getattr(self, name)) >= 1:
@@ -230,6 +240,8 @@ class TrainingArguments(metaclass=_Checked):
                 raise ArgumentError(name, "must be a whole number", found=repr(value))
 
     def _check_choices(self) -> None:
+        if isinstance(self.include_num_input_tokens_seen, bool):
+            self.include_num_input_tokens_seen = "all" if self.include_num_input_tokens_seen else "no"
         for name, allowed in (
             ("lr_scheduler_type", SCHEDULES),
             ("logging_strategy", INTERVALS),
@@ -238,6 +250,7 @@ class TrainingArguments(metaclass=_Checked):
             ("train_sampling_strategy", SAMPLINGS),
             ("bf16_update", BF16_UPDATES),
             ("progress", ("line", "rich")),
+            ("include_num_input_tokens_seen", ("no", "all", "non_padding")),
         ):
             setattr(self, name, _choose(name, getattr(self, name), allowed))
         self.optim = str(getattr(self.optim, "value", self.optim))
@@ -248,18 +261,21 @@ class TrainingArguments(metaclass=_Checked):
                 found=repr(self.optim),
                 remedy="Pass any torch optimizer through Trainer(optimizers=(optimizer, None)).",
             )
-        given = self.report_to or []
-        reporters = [given] if isinstance(given, str) else list(given)
+        reporters = _listed("report_to", self.report_to)
         if reporters == ["all"]:
             raise ArgumentError("report_to", "must name its loggers", found="'all'", remedy=f"There are {REPORTERS}.")
         self.report_to = [_choose("report_to", each, REPORTERS) for each in reporters if each != "none"]
+        self.include_for_metrics = _listed("include_for_metrics", self.include_for_metrics)
         for each in self.include_for_metrics:
             _choose("include_for_metrics", each, ("inputs", "loss"))
 
     def _settle(self) -> None:
         if self.output_dir is None:
             self.output_dir = "trainer_output"
+        if not isinstance(self.output_dir, str | os.PathLike):
+            raise ArgumentError("output_dir", "must be a folder's path", found=repr(self.output_dir))
         self.output_dir = os.path.expanduser(os.fspath(self.output_dir))
+        self.label_names = None if self.label_names is None else _listed("label_names", self.label_names)
         if self.warmup_ratio is not None:
             if self.warmup_steps:
                 raise ArgumentError("warmup_ratio", "cannot go with warmup_steps", found=self.warmup_ratio)
@@ -464,6 +480,14 @@ def _choose(name: str, value: Any, allowed: tuple[str, ...]) -> str:
             remedy=f"Is {near[0]} meant?" if near else "",
         )
     return str(word)
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [value]
+    if value is not None and not isinstance(value, Sequence | set):
+        raise ArgumentError(name, "must be a list of names", found=repr(value))
+    return list(value or [])
 
 
 def _read_dict(name: str, value: Any) -> dict[str, Any]:

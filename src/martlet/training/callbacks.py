@@ -205,6 +205,16 @@ class EarlyStoppingCallback(TrainerCallback):
         self.early_stopping_patience_counter, self.best = state["counter"], state["best"]
 
 
+class PrinterCallback(TrainerCallback):
+    """Prints each entry of the log as a dict, on the first process of a machine."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
+        if state.is_local_process_zero:
+            shown = {name: f"{each:.4g}" if isinstance(each, float) else each for name, each in (logs or {}).items()}
+            shown.pop("total_flos", None)
+            print(shown)
+
+
 def find_metric(metrics: dict[str, Any], name: str) -> float:
     """The metric `name`, with or without "eval_" before it. ArgumentError with those there are."""
     wanted = name if name.startswith("eval_") else f"eval_{name}"

@@ -99,6 +99,64 @@ def get_inverse_sqrt_schedule(
     return build_schedule("inverse_sqrt", optimizer, num_warmup_steps, 0, {"timescale": timescale}, last_epoch)
 
 
+def get_cosine_with_min_lr_schedule_with_warmup(
+    optimizer: torch.optim.Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    num_cycles: float = 0.5,
+    last_epoch: int = -1,
+    min_lr: float | None = None,
+    min_lr_rate: float | None = None,
+) -> Any:
+    """Rising to the rate, then a cosine down to `min_lr`, or to `min_lr_rate` of the rate: exactly one of them."""
+    options = {"num_cycles": num_cycles, "min_lr": min_lr, "min_lr_rate": min_lr_rate}
+    return build_schedule("cosine_with_min_lr", optimizer, num_warmup_steps, num_training_steps, options, last_epoch)
+
+
+def get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
+    optimizer: torch.optim.Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    num_cycles: float = 0.5,
+    last_epoch: int = -1,
+    min_lr: float | None = None,
+    min_lr_rate: float | None = None,
+    warmup_lr_rate: float | None = None,
+) -> Any:
+    """The same, the first step at `warmup_lr_rate` of the rate; None: at the share of the warm-up that a step is."""
+    options = {"num_cycles": num_cycles, "min_lr": min_lr, "min_lr_rate": min_lr_rate, "warmup_lr_rate": warmup_lr_rate}
+    name = "cosine_warmup_with_min_lr"
+    return build_schedule(name, optimizer, num_warmup_steps, num_training_steps, options, last_epoch)
+
+
+def get_wsd_schedule(
+    optimizer: torch.optim.Optimizer,
+    num_warmup_steps: int,
+    num_decay_steps: int,
+    num_training_steps: int | None = None,
+    num_stable_steps: int | None = None,
+    warmup_type: str = "linear",
+    decay_type: str = "cosine",
+    min_lr_ratio: float = 0,
+    num_cycles: float = 0.5,
+    last_epoch: int = -1,
+) -> Any:
+    """Rising to the rate, staying there for `num_stable_steps`, or what `num_training_steps` leaves, then falling."""
+    if num_training_steps is None and num_stable_steps is None:
+        raise ArgumentError("get_wsd_schedule", "needs num_training_steps or num_stable_steps")
+    options = {
+        "num_decay_steps": num_decay_steps, "num_stable_steps": num_stable_steps, "warmup_type": warmup_type,
+        "decay_type": decay_type, "min_lr_ratio": min_lr_ratio, "num_cycles": num_cycles,
+    }  # fmt: skip
+    total = num_training_steps if num_training_steps is not None else 0
+    return build_schedule("warmup_stable_decay", optimizer, num_warmup_steps, total, options, last_epoch)
+
+
+def get_reduce_on_plateau_schedule(optimizer: torch.optim.Optimizer, **kwargs: Any) -> ReduceLROnPlateau:
+    """torch's ReduceLROnPlateau, with its options: the rate falls when a metric no longer gets better."""
+    return build_schedule("reduce_lr_on_plateau", optimizer, 0, 0, kwargs)  # type: ignore[return-value]
+
+
 def build_schedule(
     name: str,
     optimizer: torch.optim.Optimizer,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from martlet.errors import ArgumentError, TrainingDataError, UnsupportedError
 from martlet.generation.config import GenerationConfig
+from martlet.kinds import check_kinds
 from martlet.training.arguments import TrainingArguments
 from martlet.training.collators import pad_id
 from martlet.training.losses import IGNORED
@@ -41,6 +42,7 @@ class Seq2SeqTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_kinds(self, Seq2SeqTrainingArguments, frozenset(each.name for each in fields(TrainingArguments)))
         if self.sortish_sampler:
             raise UnsupportedError(
                 "sortish_sampler", "is not supported: nothing is padded, so nothing is gained", found=True

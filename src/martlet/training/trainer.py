@@ -261,7 +261,7 @@ class Trainer(Surface):
         """Adds to the history, and tells the callbacks."""
         if self.state.epoch is not None:
             logs["epoch"] = self.state.epoch
-        if self.args.include_num_input_tokens_seen not in ("no", False):
+        if self.args.include_num_input_tokens_seen != "no":
             logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
             if start_time is not None:
                 logs["train_tokens_per_second"] = self.state.num_input_tokens_seen / (time.time() - start_time)
