@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from martlet.arch import Arch, whole
 from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, check_overrides, open_checkpoint, read_keywords
-from martlet.engine import OPTIONS, EngineModel, EngineSession, build_engine_model
+from martlet.engine import OPTIONS, EngineModel, EngineSession, begin_packing
 from martlet.errors import ArgumentError, DeviceError, UnsupportedError
 from martlet.families import Config
 from martlet.formats.tensors import TensorSource
@@ -117,34 +116,10 @@ class Opened:
 
     def build(self, meanwhile: Callable[[], None] | None = None) -> InferenceModel:
         """The model, its weights packed. `meanwhile` is called while they are; what it raises ends the packing."""
-        engine = self._pack() if meanwhile is None else self._pack_beside(meanwhile)
-        return InferenceModel(self.checkpoint.config, engine, self.name)
-
-    def _pack(self, is_stopped: Callable[[], bool] = lambda: False) -> EngineModel:
-        return build_engine_model(self.checkpoint.arch, self.source, self.pieces, **self.own, is_stopped=is_stopped)
-
-    def _pack_beside(self, meanwhile: Callable[[], None]) -> EngineModel:
-        found: list[EngineModel] = []
-        failed: list[BaseException] = []
-        stop = threading.Event()
-
-        def pack() -> None:
-            try:
-                found.append(self._pack(stop.is_set))
-            except BaseException as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=pack, name="martlet-pack")
-        thread.start()
-        try:
+        packing = begin_packing(self.checkpoint.arch, self.source, self.pieces, **self.own)
+        if meanwhile is not None:
             meanwhile()
-            thread.join()
-        finally:
-            stop.set()
-            thread.join()
-        if failed:
-            raise failed[0]
-        return found[0]
+        return InferenceModel(self.checkpoint.config, packing.finish(), self.name)
 
 
 def open_for_engine(

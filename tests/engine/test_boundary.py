@@ -121,6 +121,8 @@ def test_every_method_with_anything(data):
         native().Chooser(32),
         native().Kernels("scalar"),
         native().pack("F32", np.zeros(64, np.uint8), 4, 4, None, 1),
+        native().make_packed("Q8_0", 3, 32),
+        native().Filling(),
     ]
     for _ in range(data.draw(st.integers(1, 8))):
         one = data.draw(st.sampled_from(made))

@@ -21,7 +21,7 @@ from martlet.formats.packed import PackedBlocks
 from martlet.formats.pickles import TorchPickleFile
 from martlet.formats.safetensors import SafetensorsFile, save_safetensors
 from martlet.formats.shards import Shards
-from martlet.formats.tensors import TensorInfo, TensorSource
+from martlet.formats.tensors import TensorInfo, TensorSource, num_bytes, to_float32
 from martlet.weights import Piece
 
 pytestmark = pytest.mark.skipif(not engine.is_built(), reason="the native engine was not compiled")
@@ -208,3 +208,62 @@ def test_float_weights_are_in_memory_once(folder, tmp_path, tied):
     out = subprocess.run([sys.executable, "-c", MEASURE, folder, other], capture_output=True, text=True, check=True)
     grown = int(out.stdout)
     assert 0.5 * size < grown < 1.15 * size, (grown / size, size)
+
+
+def filled(path, kind, rows, columns, num_rows_there, order, num_threads):
+    """The numbers of a matrix that a filling took from a file."""
+    native = engine.extension.native()
+    packed, filling = native.make_packed(kind, rows, columns), native.Filling()
+    with open(path, "rb") as file:
+        filling.add_file(packed, kind, file.fileno(), 7, num_rows_there, order)
+    filling.begin(num_threads)
+    assert filling.finish(num_threads != 1) is None
+    out = np.empty((rows, columns), np.float32)
+    packed.unpack(out)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+def test_a_filling_takes_rows_in_any_order(tmp_path, kind, num_threads):
+    rng = np.random.default_rng(4)
+    rows, columns = 700, 64
+    raw = rng.integers(0, 60, rows * num_bytes(kind, (columns,)), np.uint8)
+    path = tmp_path / "rows"
+    path.write_bytes(b"7 bytes" + raw.tobytes())
+    values = to_float32(raw, kind, (rows, columns))
+    near = np.concatenate([part[::-1] for part in np.array_split(np.arange(rows), 9)])
+    for order in (None, near, rng.integers(0, rows, 333), np.array([rows - 1, 0])):
+        wanted = values if order is None else values[order]
+        found = filled(path, kind, len(wanted), columns, rows, order, num_threads)
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_filling_says_what_failed_first(tmp_path):
+    native = engine.extension.native()
+    path = tmp_path / "rows"
+    values = np.ones((40, 32), np.float32)
+    path.write_bytes(values.tobytes())
+    bad = values.copy()
+    bad[17, 3], bad[33, 0] = np.nan, np.inf
+    for num_threads in (0, 2):
+        filling = native.Filling()
+        with open(path, "rb") as file:
+            filling.add_file(native.make_packed("F32", 40, 32), "F32", file.fileno(), 0, 40)
+            filling.add_memory(native.make_packed("Q8_0", 40, 32), "F32", bad.view(np.uint8).reshape(-1))
+            filling.add_file(native.make_packed("F32", 40, 32), "F32", file.fileno(), 100, 40)
+        filling.begin(num_threads)
+        assert filling.finish() == (1, "row 17 has NaN or infinity", False)
+        with pytest.raises(ValueError, match="takes no more"):
+            filling.add_memory(native.make_packed("F32", 1, 32), "F32", np.zeros(128, np.uint8))
+    filling = native.Filling()
+    with open(path, "rb") as file:
+        filling.add_file(native.make_packed("F32", 40, 32), "F32", file.fileno(), 100, 40)
+    filling.begin(1)
+    assert filling.finish() == (0, "", True)
+    with pytest.raises(ValueError, match="rows: out of range"):
+        native.Filling().add_memory(native.make_packed("F32", 1, 32), "F32", np.zeros(128, np.uint8), np.array([1]))
+    with pytest.raises(ValueError, match="Q8_0 is not encoded as F32"):
+        native.Filling().add_memory(native.make_packed("F32", 1, 32), "Q8_0", np.zeros(34, np.uint8))
+    with pytest.raises(ValueError, match="the file is not open"):
+        native.Filling().add_file(native.make_packed("F32", 1, 32), "F32", 9999, 0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,19 +14,14 @@ from martlet.arch import EMBEDDING, HEAD, Arch, Rope, tensors
 from martlet.engine.extension import count_threads, find_isa, native
 from martlet.engine.rows import Rows, find_kv_dtype
 from martlet.engine.session import EngineSession
-from martlet.errors import ArgumentError, MartletError, UnsupportedError, WeightsError
-from martlet.formats.tensors import TensorInfo, TensorSource, to_float32
+from martlet.errors import ArgumentError, FormatError, MartletError, UnsupportedError, WeightsError
+from martlet.formats.tensors import TensorInfo, TensorSource, became_shorter, to_float32
 from martlet.weights import Piece
 
 OPTIONS = ("num_threads", "isa", "kv_cache_bytes", "kv_cache_dtype")  # of an engine, whatever its weights come from
 POSITIONS = "model.embed_positions.weight"
 QUANTIZED = {"int8": "Q8_0", "int4": "Q4_0"}
-_SLICE_BYTES = 2 << 20  # for each thread, of a matrix on its way from the file into its packed form
 _PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-
-
-class StoppedError(Exception):
-    """Packing was stopped by who asked for it; no user sees it."""
 
 
 @dataclass(slots=True)
@@ -70,7 +65,35 @@ class EngineModel:
         return size
 
 
-def build_engine_model(
+class Packing:
+    """A model whose matrices are being packed by threads of the engine, without the interpreter; `finish` gives it.
+
+    Whoever lets go of it unfinished ends the packing.
+    """
+
+    def __init__(self, model: EngineModel, packer: _Packer) -> None:
+        self._model, self._packer = model, packer
+        others = max(1, packer.num_threads - 1)  # whoever finishes it is one more
+        packer.filling.begin(others)
+
+    def finish(self) -> EngineModel:
+        """Helps until all is packed. WeightsError, FormatError as `build_engine_model` says; Ctrl-C is heard."""
+        self._packer.finish()
+        self._model.rows  # noqa: B018  # a limit that cannot be kept is refused here
+        return self._model
+
+
+def build_engine_model(arch: Arch, source: TensorSource, pieces: Mapping[str, Piece], **options: Any) -> EngineModel:
+    """Packs every weight. `quantize` "int8" or "int4" packs float matrices in blocks of 32 numbers to a scale.
+
+    Matrices stay in the type they are stored in. UnsupportedError names a tensor whose type has no kernels,
+    WeightsError one with NaN or infinity. Files are read, not mapped: their bytes are in memory once, packed, and a
+    file that becomes shorter is a FormatError. Options are those of `begin_packing`.
+    """
+    return begin_packing(arch, source, pieces, **options).finish()
+
+
+def begin_packing(
     arch: Arch,
     source: TensorSource,
     pieces: Mapping[str, Piece],
@@ -80,15 +103,10 @@ def build_engine_model(
     num_threads: int | None = None,
     kv_cache_bytes: int | None = None,
     kv_cache_dtype: Any = None,
-    is_stopped: Callable[[], bool] = lambda: False,
-) -> EngineModel:
-    """Packs every weight. `quantize` "int8" or "int4" packs float matrices in blocks of 32 numbers to a scale.
+) -> Packing:
+    """The same, which goes on while the caller does other things.
 
-    Matrices stay in the type they are stored in. UnsupportedError names a tensor whose type has no kernels,
-    WeightsError one with NaN or infinity. Files are read, not mapped: their bytes are in memory once, packed, and a
-    file that becomes shorter is a FormatError.
     `kv_cache_bytes`: most memory for keys and values of all sessions; `kv_cache_dtype`: as `find_kv_dtype` says.
-    `is_stopped` is asked before every tensor: StoppedError once it says so.
     """
     if quantize is not None and quantize not in QUANTIZED:
         raise ArgumentError("quantize", f"must be one of {', '.join(QUANTIZED)}", found=repr(quantize))
@@ -100,8 +118,6 @@ def build_engine_model(
     kinds: dict[str, str] = {}
     try:
         for name, shape in tensors(arch).items():
-            if is_stopped():
-                raise StoppedError
             if name in (EMBEDDING, POSITIONS):
                 kinds[name] = packer.set_table(handle, name, shape)
             elif len(shape) == 1:
@@ -121,8 +137,7 @@ def build_engine_model(
         raise WeightsError("engine", str(error)) from error
     dtype = find_kv_dtype(kv_cache_dtype, kinds)
     model = EngineModel(arch, ropes, handle, find_isa(isa), packer.num_threads, kinds, kv_cache_bytes, dtype)
-    model.rows  # noqa: B018  # a limit that cannot be kept is refused here
-    return model
+    return Packing(model, packer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +211,14 @@ def _round_to_bf16(x: np.float32) -> NDArray[np.uint32]:
 
 
 class _Packer:
-    """Reads tensors of one checkpoint in the forms the engine takes."""
+    """Reads tensors of one checkpoint in the forms the engine takes; matrices are filled once `filling` has begun."""
 
     def __init__(
         self, source: TensorSource, pieces: Mapping[str, Piece], quantized: str | None, num_threads: int
     ) -> None:
         self.source, self.pieces, self.quantized, self.num_threads = source, pieces, quantized, num_threads
         self.kinds, self.arena = frozenset(native().kinds()), native().Arena()
-        self.buffer = np.empty(0, np.uint8)  # one for all slices: fresh memory costs more than what is read into it
+        self.filling, self.filled = native().Filling(), list[str]()  # and whose matrix each of its jobs is
 
     def dtype(self, name: str) -> str:
         return self.source.info(self.pieces[name].source).dtype
@@ -234,15 +249,27 @@ class _Packer:
         return size
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
+        """The matrix packed, or one that will be once `finish` was called."""
         piece, info = self.pieces[name], self._known(name)
         try:
-            if piece.is_plain:
-                return self._in_slices(piece.source, info.dtype, shape)
-            return self._whole(piece, info, shape)
+            return (
+                self._whole(piece, info, shape) if piece.transposed or piece.added else self._later(piece, info, shape)
+            )
         except ValueError as error:
             if isinstance(error, MartletError):
                 raise
             raise WeightsError(f"tensor {piece.source}", str(error)) from error
+
+    def finish(self) -> None:
+        failed = self.filling.finish(helps=self.num_threads > 1)
+        if failed is None:
+            return
+        job, what, is_of_file = failed
+        if not is_of_file:
+            raise WeightsError(f"tensor {self.filled[job]}", what)
+        place = self.source.place(self.filled[job])
+        subject = f"{place[0].path if place else 'file'}, tensor {self.filled[job]!r}"
+        raise FormatError(subject, "cannot be read", found=what) if what else became_shorter(subject)
 
     def _known(self, name: str) -> TensorInfo:
         """What is stored of a matrix; UnsupportedError for a type without kernels."""
@@ -257,41 +284,34 @@ class _Packer:
             )
         return info
 
-    def _in_slices(self, source: str, dtype: str, shape: tuple[int, ...]) -> Any:
-        """A matrix as it lies in the file, a slice of its rows in memory at a time."""
-        rows, columns = shape
-        kind = self._kind(dtype, columns)
-        packed = native().make_packed(kind, rows, columns, self.arena)
-        row_bytes = self.source.info(source).num_bytes // rows
-        step = min(rows, max(16, min(self.num_threads, 8) * _SLICE_BYTES // row_bytes // 16 * 16))
-        if self.buffer.size < step * row_bytes:
-            self.buffer = np.empty(step * row_bytes, np.uint8)
-        for begin in range(0, rows, step):
-            count = min(step, rows - begin)
-            raw = self.buffer[: count * row_bytes]
-            self.source.read(source, begin * row_bytes, raw)
-            native().pack_rows(packed, begin, count, self._encode(raw, dtype, columns), self.num_threads)
+    def _later(self, piece: Piece, info: TensorInfo, shape: tuple[int, ...]) -> Any:
+        """A matrix whose rows are put into it by the filling, in another order or as parts of a fused tensor too."""
+        kind = self._kind(info.dtype, shape[1])
+        packed = native().make_packed(kind, *shape, self.arena)
+        order = _row_order(piece, info.shape)
+        if (place := self.source.place(piece.source)) is not None:
+            self.filling.add_file(packed, info.dtype, place[0].descriptor, place[1], info.shape[0], order)
+        else:
+            held = self._bytes(piece.source) if self.source.paths else self.source.raw(piece.source)
+            self.filling.add_memory(packed, info.dtype, held, order)
+        self.filled.append(piece.source)
         return packed
 
     def _whole(self, piece: Piece, info: TensorInfo, shape: tuple[int, ...]) -> Any:
-        """Rows in another order, parts of a fused tensor, a transposed or shifted one."""
+        """A transposed or a shifted matrix."""
         rows, columns = shape
-        raw, dtype, order = self._bytes(piece.source), info.dtype, _row_order(piece, info.shape)
-        if piece.transposed or piece.added:
-            plain = _PLAIN.get(dtype)
-            if plain is None:
-                raise UnsupportedError(f"tensor {piece.source}", f"{dtype} blocks cannot be transposed or shifted")
-            if piece.added:
-                values = to_float32(raw, dtype, info.shape)
-                dtype = "F32"
-            else:
-                values = raw.view(plain).reshape(info.shape)
-            raw = np.ascontiguousarray(piece.take(values)).reshape(-1).view(np.uint8)
-            order = None
+        raw, dtype = self._bytes(piece.source), info.dtype
+        plain = _PLAIN.get(dtype)
+        if plain is None:
+            raise UnsupportedError(f"tensor {piece.source}", f"{dtype} blocks cannot be transposed or shifted")
+        if piece.added:
+            values = to_float32(raw, dtype, info.shape)
+            dtype = "F32"
+        else:
+            values = raw.view(plain).reshape(info.shape)
+        raw = np.ascontiguousarray(piece.take(values)).reshape(-1).view(np.uint8)
         kind = self._kind(dtype, columns)
-        return native().pack(
-            kind, self._encode(raw, dtype, columns), rows, columns, order, self.num_threads, self.arena
-        )
+        return native().pack(kind, self._encode(raw, dtype, columns), rows, columns, None, self.num_threads, self.arena)
 
     def _bytes(self, source: str) -> NDArray[np.uint8]:
         out = np.empty(self.source.info(source).num_bytes, np.uint8)

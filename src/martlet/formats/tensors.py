@@ -140,16 +140,16 @@ class OpenFile:
             except OSError as problem:
                 raise FormatError(subject, "cannot be read", found=reason(problem)) from problem
             if not got:
-                raise _became_shorter(subject)
+                raise became_shorter(subject)
             done += got
 
     def check_holds(self, end: int, subject: str) -> None:
         """FormatError where the file has fewer than `end` bytes by now."""
         if os.fstat(self.descriptor).st_size < end:
-            raise _became_shorter(subject)
+            raise became_shorter(subject)
 
 
-def _became_shorter(subject: str) -> FormatError:
+def became_shorter(subject: str) -> FormatError:
     return FormatError(
         subject,
         "its bytes must all be there",

@@ -29,6 +29,20 @@ using Longs = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::
 
 [[noreturn]] inline void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
+inline Kind find_kind(const std::string& name) {
+  for (int i = 0; i < kNumKinds; ++i)
+    if (name == kKinds[i].name) return Kind(i);
+  refuse("the engine has no kernels for " + name);
+}
+
+inline size_t bytes_of_row(Kind kind, int k) {
+  const KindInfo& i = info(kind);
+  if (is_quantized(kind) && k % i.columns)
+    refuse(std::string(i.name) + " needs a multiple of " + std::to_string(i.columns) + " columns; found " +
+           std::to_string(k));
+  return kind == Kind::BF16 ? size_t(k) * 2 : size_t(k) / i.columns * i.source_bytes;
+}
+
 // A model, and the arrays its tables are read from.
 struct BoundModel {
   std::shared_ptr<Model> model;
@@ -53,4 +67,5 @@ class Unlocked {
 };
 
 void bind_engine(nb::module_& m);   // Engine and Chooser
+void bind_fill(nb::module_& m);     // Filling
 void bind_unlocked(nb::module_& m);  // `close`, for the end of the interpreter

@@ -16,12 +16,6 @@
 
 namespace {
 
-Kind find_kind(const std::string& name) {
-  for (int i = 0; i < kNumKinds; ++i)
-    if (name == kKinds[i].name) return Kind(i);
-  refuse("the engine has no kernels for " + name);
-}
-
 template <class E> E choose(const nb::dict& d, const char* key, std::initializer_list<const char*> names) {
   auto given = nb::cast<std::string>(d[key]);
   int i = 0;
@@ -67,14 +61,6 @@ Arch read_arch(const nb::dict& d) {
   if (int64_t(a.num_attention_heads) * a.head_dim > (1 << 24)) refuse("heads are too many and too wide");
   if (a.num_attention_heads % a.num_key_value_heads) refuse("num_attention_heads must be a multiple of num_key_value_heads");
   return a;
-}
-
-size_t bytes_of_row(Kind kind, int k) {
-  const KindInfo& i = info(kind);
-  if (is_quantized(kind) && k % i.columns)
-    refuse(std::string(i.name) + " needs a multiple of " + std::to_string(i.columns) + " columns; found " +
-           std::to_string(k));
-  return kind == Kind::BF16 ? size_t(k) * 2 : size_t(k) / i.columns * i.source_bytes;
 }
 
 // `f(begin, end)` over 0..n, cut into as many parts as there are threads.
@@ -272,6 +258,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("packed_bytes", [](const BoundModel& self) { return self.model->packed_bytes(); });
 
   bind_unlocked(m);
+  bind_fill(m);
   bind_engine(m);
   nb::class_<BoundKernels>(m, "Kernels")
       .def(nb::init<const std::string&>())

@@ -44,9 +44,10 @@ void Table::read(int row, uint8_t* to) const {
 
 Model::Model(Arch a) : arch(std::move(a)), layers(arch.layers.size()) {
   if (arch.head_dim > kMaxHeadDim) refuse("head_dim must be at most " + std::to_string(kMaxHeadDim));
+  slots_ = make_slots();
 }
 
-Model::Slots Model::slots() {
+Model::Slots Model::make_slots() {
   Slots s;
   const Arch& a = arch;
   auto linear = [&](const std::string& name, Linear& to, int n, int k) {
@@ -86,7 +87,7 @@ Model::Slots Model::slots() {
 }
 
 void Model::set_matrix(const std::string& name, std::shared_ptr<Packed> packed) {
-  Slots s = slots();
+  const Slots& s = slots();
   auto found = s.matrices.find(name);
   if (found == s.matrices.end()) refuse("there is no matrix " + name);
   auto [linear, shape] = found->second;
@@ -97,7 +98,7 @@ void Model::set_matrix(const std::string& name, std::shared_ptr<Packed> packed) 
 }
 
 void Model::set_vector(const std::string& name, Vector values) {
-  Slots s = slots();
+  const Slots& s = slots();
   auto found = s.vectors.find(name);
   if (found == s.vectors.end()) refuse("there is no vector " + name);
   if (int(values.size()) != found->second.second)
@@ -122,8 +123,7 @@ void Model::set_table(const std::string& name, Table table) {
 
 void Model::check() const {
   std::string missing;
-  auto self = const_cast<Model*>(this);
-  Slots s = self->slots();
+  const Slots& s = slots();
   for (auto& [name, slot] : s.matrices)
     if (!slot.first->packed && missing.empty()) missing = name;
   for (auto& [name, slot] : s.vectors) {

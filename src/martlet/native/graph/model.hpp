@@ -85,6 +85,8 @@ struct Model {
   Norm final_norm;
 
   explicit Model(Arch a);
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
 
   // By the names of martlet.arch.tensors. Throws std::invalid_argument for a name or shape the Arch does not have.
   void set_matrix(const std::string& name, std::shared_ptr<Packed> packed);
@@ -100,7 +102,9 @@ struct Model {
     std::map<std::string, std::pair<Linear*, std::pair<int, int>>> matrices;
     std::map<std::string, std::pair<Vector*, int>> vectors;
   };
-  Slots slots();
+  const Slots& slots() const { return slots_; }
+  Slots make_slots();
+  Slots slots_;  // into this object, which is never moved
 };
 
 }  // namespace martlet
