@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from martlet.adapters.config import find_adapter
 from martlet.checkpoint import HUB_KEYWORDS, Checkpoint, open_checkpoint
 from martlet.engine import OPTIONS, is_built, kinds
 from martlet.errors import ArgumentError, MissingDependencyError, UnsupportedError
@@ -108,9 +107,12 @@ class AutoModelForCausalLM:
         `quantize` "int8" or "int4" on torch keeps the blocks' matrices frozen in blocks, for adapters to be trained on
         (docs/adapters.md). A folder with an adapter_config.json gives its base with that adapter, a `PeftModel`.
         """
-        adapter = find_adapter(name_or_path, {key: keywords[key] for key in HUB_KEYWORDS if key in keywords})
-        if adapter is not None:
-            return _with_adapter(*adapter, keywords)
+        if isinstance(name_or_path, str | os.PathLike) and not os.path.isfile(name_or_path):
+            from martlet.adapters.config import find_adapter
+
+            adapter = find_adapter(name_or_path, {key: keywords[key] for key in HUB_KEYWORDS if key in keywords})
+            if adapter is not None:
+                return _with_adapter(*adapter, keywords)
         wants_info = keywords.pop("output_loading_info", False)
         backend = _check_backend(keywords.pop("backend", None))
         if backend == "native" or (backend is None and not has_torch() and is_built()):

@@ -10,6 +10,7 @@ import transformers
 
 import martlet
 from martlet.errors import TokenizerError
+from martlet.tokenizers.bytelevel import split_merges
 
 TEXTS = ["The cat sat on the mat.", "a cat, the mat; sat!", "  the   cat ", "", "mat\nthe", "ünïcode 猫 🐈"]
 CORPUS = ["The cat sat on the mat.", "A dog ran to the other cat.", "the mat was flat and the cat was fat"] * 40
@@ -87,3 +88,14 @@ def test_a_folder_without_any_of_them(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         martlet.AutoTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("lines", [[], ["a b"], ["a b", "é ü", "c\0 d"], ["Ġ a"] * 300])
+def test_merges_are_pairs(lines):
+    assert split_merges(iter(lines), "x") == [tuple(line.split(" ")) for line in lines]
+
+
+@pytest.mark.parametrize("wrong", ["ab", "a b c", "a ", " b", ""])
+def test_merges_that_are_no_pairs_are_named(wrong):
+    with pytest.raises(TokenizerError, match="merge 3 must be two tokens and a space"):
+        split_merges(["a b", "c d", wrong], "x")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import secrets
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     model = load_model(arguments, checkpoint, read_prompt)
     if model.generation_config.do_sample and model.generation_config.seed is None:
-        model.generation_config = model.generation_config.but("drawn", seed=secrets.randbits(32))
+        model.generation_config = model.generation_config.but("drawn", seed=int.from_bytes(os.urandom(4), "little"))
     load_s = time.monotonic() - started_s
     show = _keep_quiet if arguments.json else _write
     result = answer(model, tokenizer, ids, show, truncates=arguments.truncate_prompt)

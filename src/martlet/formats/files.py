@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +62,7 @@ class AsideFile:
         return os.open(self._name, flags, 0o666, dir_fd=self._folder)
 
     def _new_name(self) -> str:
-        return f".{self.path.name[:200]}.{secrets.token_hex(8)}.tmp"
+        return f".{self.path.name[:200]}.{os.urandom(8).hex()}.tmp"
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:

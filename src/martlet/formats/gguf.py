@@ -7,6 +7,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -223,6 +224,23 @@ class _Cursor:
             raise self.wrong(f"{subject}, item type", "must be 0 to 12", code)
 
     def _skip_strings(self, subject: str, count: int) -> None:
+        """Notes where each begins. Lengths are looked at as one byte first: hardly a vocabulary has a longer token."""
+        data, position = self.bytes, self.position
+        starts: list[int] = []
+        note = starts.append
+        with contextlib.suppress(IndexError):
+            for _ in range(count):
+                note(position)
+                position += 8 + data[position]
+            if position <= self.size:
+                found = np.array(starts, np.int64)
+                if not any(self.array[found + byte].any() for byte in range(1, 8)):
+                    self._starts[self.position] = found - self.position
+                    self.position = position
+                    return
+        self._skip_long_strings(subject, count)
+
+    def _skip_long_strings(self, subject: str, count: int) -> None:
         unpack, data, position = _U64.unpack_from, self.bytes, self.position
         starts: list[int] = []
         note = starts.append

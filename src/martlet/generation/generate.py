@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from martlet.errors import ArgumentError, UnsupportedError
-from martlet.generation.assisted import open_drafter
 from martlet.generation.backend import Ids, Session
-from martlet.generation.beams import BeamDecoder, BeamPlan
 from martlet.generation.choice import read_choice
 from martlet.generation.config import GenerationConfig
 from martlet.generation.door import (
@@ -203,6 +201,8 @@ def _run(
     try:
         chunk = config.prefill_chunk_size
         if config.num_beams > 1:
+            from martlet.generation.beams import BeamDecoder, BeamPlan
+
             plan = BeamPlan(
                 config.num_beams,
                 config.num_return_sequences,
@@ -210,7 +210,10 @@ def _run(
                 config.early_stopping,
             )
             return BeamDecoder(session, plan, records, stop, chunk).run(requests)
-        drafter = open_drafter(model, config, assistant_model)
+        if assistant_model is not None or config.prompt_lookup_num_tokens is not None:
+            from martlet.generation.assisted import open_drafter
+
+            drafter = open_drafter(model, config, assistant_model)
         return Decoder(session, records, drafter, on_token, stop, chunk).run(requests)
     finally:
         session.close()

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from martlet.generation.backend import Floats
 from martlet.generation.exponential import exponential, sum_in_order
 
 _WORD = 2**64
-_seeds = np.random.default_rng()
+_seeds: Any = None  # made when first asked: numpy.random is read then
 _seeds_lock = threading.Lock()
 
 
@@ -27,6 +27,8 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ArgumentError("set_seed", "seed must be an integer from 0 to 2**32 - 1", found=repr(seed))
     global _seeds
+    import random
+
     random.seed(seed)
     np.random.seed(seed)
     with _seeds_lock:
@@ -39,7 +41,10 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
 
 def draw_seed() -> int:
     """A fresh seed, from the generator that `set_seed` resets."""
+    global _seeds
     with _seeds_lock:
+        if _seeds is None:
+            _seeds = np.random.default_rng()
         return int(_seeds.integers(0, 2**63))
 
 

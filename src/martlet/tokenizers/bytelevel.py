@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 import tokenizers
@@ -24,6 +25,12 @@ def read_merges(text: str, subject: str) -> Merges:
 
 def split_merges(lines: Iterable[str], subject: str) -> Merges:
     """Pairs from lines of two tokens with one space between."""
+    lines = list(lines)
+    if set(map(str.count, lines, repeat(" "))) == {1}:  # as they mostly are: all are parted at once
+        parts = "\0".join(lines).replace(" ", "\0").split("\0")
+        if len(parts) == 2 * len(lines) and "" not in parts:
+            each = iter(parts)
+            return list(zip(each, each, strict=True))
     pairs = [tuple(line.split(" ")) for line in lines]
     if set(map(len, pairs)) - {2} or not all(map(all, pairs)):
         number, wrong = next((i, each) for i, each in enumerate(pairs, 1) if len(each) != 2 or not all(each))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -84,6 +83,8 @@ _encoders: dict[tuple[str, bool], Any] = {}
 
 @lru_cache(maxsize=16)
 def _key(written: str) -> str:
+    import hashlib  # reads OpenSSL
+
     return hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()
 
 

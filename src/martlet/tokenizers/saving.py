@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +46,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, prefix: str | None = None
 def save_vocabulary(tokenizer: Vocabulary, folder: Path, prefix: str | None = None) -> tuple[str, ...]:
     """Write what the model part of `tokenizers` is made of, each file aside, and give the paths."""
     written = []
+    import tempfile
+
     with tempfile.TemporaryDirectory() as scratch:
         try:
             folder.mkdir(parents=True, exist_ok=True)

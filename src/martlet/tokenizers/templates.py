@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from datetime import datetime
@@ -31,7 +31,7 @@ _marks: ContextVar[str | None] = ContextVar("marks", default=None)
 
 def mark() -> str:
     """Text that nobody can have written before, ending in a space, so that trimming it shows."""
-    return f"\U000f0000{secrets.token_hex(8)}\U000f0001 "
+    return f"\U000f0000{os.urandom(8).hex()}\U000f0001 "
 
 
 def render(template: str, variables: dict[str, Any], marks: bool = False) -> tuple[str, list[tuple[int, int]]]:
