@@ -157,7 +157,7 @@ class DatasetBuilder:
 def _write_arrow(dataset: Dataset, name: str, storage_options: Any) -> None:
     import pyarrow as pa
 
-    from martlet.datasets.exporting import opened
+    from martlet.datasets.writing import opened
 
     with opened(name, storage_options, None) as file, pa.ipc.new_stream(file, dataset.features.arrow_schema) as writer:
         for table in dataset._tables(10_000):

@@ -228,13 +228,13 @@ def is_of_writing(problem: OSError) -> bool:
 
 def cache_error(path: Path, problem: OSError) -> CacheError:
     """The CacheError of an OSError, with the remedy."""
-    what = problem.strerror or str(problem)
-    full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "space" in str(problem)
-    remedy = (
-        "Free space: martlet cache clear."
-        if full
-        else "Set MARTLET_DATASETS_CACHE to a folder you may write, or give keep_in_memory=True."
-    )
+    what = problem.strerror or (os.strerror(problem.errno) if problem.errno else str(problem))
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "space" in str(problem):
+        remedy = "Free space: martlet cache clear."
+    elif problem.errno == errno.ENOENT:
+        remedy = "It was removed while it was in use: run it again."
+    else:
+        remedy = "Set MARTLET_DATASETS_CACHE to a folder you may write, or give keep_in_memory=True."
     return CacheError(f"cache {path}", "cannot be written", found=what, remedy=remedy)
 
 

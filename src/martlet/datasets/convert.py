@@ -23,8 +23,8 @@ MAX_RESTARTS = 200
 
 def convert(
     source: Source, files: Sequence[DataFile], path: Path, features: Features | None = None
-) -> tuple[Features, int]:
-    """Write the rows of `files` to the Arrow stream `path`; the features and the number of rows.
+) -> tuple[Features, int, list[str]]:
+    """Write the rows of `files` to the Arrow stream `path`; the features, the number of rows, what was left out.
 
     `features` fixes the columns: rows are cast to them. Without, each column has the narrowest type that holds all its
     values. Errors name the file and the place; nothing is left at `path` then.
@@ -34,7 +34,7 @@ def convert(
         source.types = {**source.types, **read_types(features)}
     for _ in range(MAX_RESTARTS):
         try:
-            return _Writing(path, features).all(source, files)
+            return *_Writing(path, features).all(source, files), source.said
         except Restart as restart:
             log.info("%s; the files are read again for it", restart.why)
             source.told(restart)

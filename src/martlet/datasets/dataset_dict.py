@@ -18,7 +18,7 @@ from martlet.datasets import elsewhere, pushing
 from martlet.datasets.arguments import verb
 from martlet.datasets.dataset import Dataset
 from martlet.datasets.saving import DICT_FILE, _put, save_to_disk
-from martlet.errors import ArgumentError
+from martlet.errors import ArgumentError, MartletError, SaveError
 from martlet.formats.files import save_error
 
 # Files and seeds of each split are given as {split: value}.
@@ -194,6 +194,12 @@ class DatasetDict(dict[str, Dataset]):
             _put(aside, folder)
         except OSError as problem:
             shutil.rmtree(aside, ignore_errors=True)
+            if isinstance(problem, SaveError):  # it names the folder beside the one that was asked for
+                raise SaveError(
+                    os.fspath(folder), problem.rule, found=problem.found, remedy=problem.remedy
+                ) from problem
+            if isinstance(problem, MartletError):
+                raise
             raise save_error(folder, problem) from problem
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)

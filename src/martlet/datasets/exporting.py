@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import datetime
 import decimal
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +17,8 @@ from martlet.datasets.formatting import PLAIN, format_table
 from martlet.datasets.kinds import Json, LargeList, List, walk
 from martlet.datasets.runner import LocalProcesses
 from martlet.datasets.tables import dict_maker
-from martlet.datasets.writing import TableJob, parts_of, processes_of, write_texts
-from martlet.errors import ArgumentError, FeatureError
+from martlet.datasets.writing import TableJob, opened, parts_of, processes_of, write_texts
+from martlet.errors import ArgumentError, FeatureError, SaveError
 
 if TYPE_CHECKING:
     from martlet.datasets.dataset import Dataset
@@ -352,25 +349,12 @@ class TableRows:
     def __call__(self, table: pa.Table, if_exists: str = "append") -> int:
         """The number of rows appended."""
         frame = table.to_pandas()
-        frame.to_sql(self.name, self.con, if_exists=if_exists, **self.options)
+        try:
+            frame.to_sql(self.name, self.con, if_exists=if_exists, **self.options)
+        except Exception as problem:
+            if type(problem).__module__.split(".")[0] not in ("sqlite3", "sqlalchemy"):
+                raise
+            rule = "could not be written; batches before this are in it"
+            found = str(problem).split("\n")[0]
+            raise SaveError(f"table {self.name!r}", rule, found=found) from problem
         return len(frame)
-
-
-@contextlib.contextmanager
-def opened(path_or_buf: Any, storage_options: Any, compression: str | None = "infer") -> Iterator[Any]:
-    """A file to write bytes to. A local file is put in its place when it is whole."""
-    if not isinstance(path_or_buf, str | bytes | os.PathLike):
-        yield path_or_buf
-        return
-    name = os.fsdecode(path_or_buf)
-    ends_plain = compression is None or not name.endswith((".gz", ".bz2", ".xz", ".zip", ".zst"))
-    if "://" not in name and (ends_plain and compression in (None, "infer")):
-        from martlet.formats.files import write_aside
-
-        with write_aside(name) as file:
-            yield file
-        return
-    import fsspec
-
-    with fsspec.open(name, "wb", compression=compression, **(storage_options or {})) as file:
-        yield file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import tarfile
 import zipfile
@@ -23,6 +24,7 @@ from martlet.errors import (
 
 MAX_EXPANSION = 200  # bytes out of one byte in, asked only of what unpacks to more than MAX_SMALL
 MAX_SMALL = 1 << 30
+log = logging.getLogger("martlet.datasets")
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -256,18 +258,23 @@ def _members(file: DataFile) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def tar_members(file: DataFile) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and bytes of each file in a tar, read front to back; links and devices are passed over."""
+    """Name and bytes of each file in a tar, read front to back; links and devices are left out, which is said."""
+    left: list[str] = []
     with file.open() as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for info in archive:
                     if not info.isfile():
+                        left += [] if info.isdir() else [info.name]
                         continue
                     inner = archive.extractfile(info)
                     assert inner is not None
                     yield _inside(file, info.name), inner
         except (tarfile.TarError, EOFError) as problem:
             raise _damaged(file, problem) from problem
+    if left:
+        what = "1 link or device" if len(left) == 1 else f"{len(left)} links and devices"
+        log.warning("%s: left out %s (the first: %s): an archive's links are not followed", file, what, left[0])
 
 
 def _decoded(file: DataFile, guarded: _Guarded) -> IO[bytes]:

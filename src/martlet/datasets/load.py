@@ -35,7 +35,7 @@ from martlet.datasets.sources.registry import ELSEWHERE, files_of_kind, infer_ki
 from martlet.datasets.sources.source import log
 from martlet.datasets.splits import SplitDict
 from martlet.datasets.version import Version
-from martlet.errors import ArgumentError, DataFileError, DatasetNotFoundError
+from martlet.errors import ArgumentError, CacheError, DataFileError, DatasetNotFoundError
 
 _OF_CARD = ("description", "citation", "homepage", "license", "download_size", "dataset_size")
 
@@ -142,7 +142,7 @@ def open_split(
 
     asked = None if split is None else as_instruction(split)
     needed = list(found.files) if asked is None else asked.splits(found.files)
-    ready = convert_found(found, needed, cache_dir, anew)
+    ready = convert_found(found, needed, cache_dir, anew, in_memory=bool(in_memory))
     if checks is not VerificationMode.NO_CHECKS:
         verified(found, ready)
     files = [path for part in ready.values() for path in part.paths]
@@ -323,25 +323,41 @@ def _splits(found: Found) -> SplitDict | None:
 
 
 def convert_found(
-    found: Found, splits: Sequence[str], cache_dir: str | os.PathLike[str] | None, anew: set[str]
+    found: Found,
+    splits: Sequence[str],
+    cache_dir: str | os.PathLike[str] | None,
+    anew: set[str],
+    *,
+    in_memory: bool = False,
 ) -> dict[str, Converted]:
     """Each split as Arrow in the cache, converted where it is not there yet; those in `anew` once more, this once."""
     ready = {}
     for split in splits:
-        ready[split] = _converted(found, split, cache_dir, split in anew)
+        try:
+            ready[split] = _converted(found, split, cache_dir, split in anew)
+        except CacheError as problem:
+            if not in_memory:
+                raise
+            log.warning("%s The rows are read into memory all the same, and anew each time.", problem)
+            ready[split] = _read_once(found, split)
         anew.discard(split)
     return ready
 
 
+def _read_once(found: Found, split: str) -> Converted:
+    from martlet.datasets.opened import temporary
+
+    return temporary(
+        lambda path: convert(found.source, found.files[split], path, found.features), secrets.token_hex(16)
+    )
+
+
 def _converted(found: Found, split: str, cache_dir: str | os.PathLike[str] | None, is_forced: bool) -> Converted:
     from martlet.datasets import cache
-    from martlet.datasets.opened import cached, temporary
-
-    def make(path: Path) -> tuple[Features, int]:
-        return convert(found.source, found.files[split], path, found.features)
+    from martlet.datasets.opened import cached
 
     if found.source.kind == "sql" or not cache.is_caching_enabled():
-        return temporary(make, secrets.token_hex(16))
+        return _read_once(found, split)
     parts = {
         "source": found.source.kind,
         "options": found.source.options(),
@@ -352,7 +368,7 @@ def _converted(found: Found, split: str, cache_dir: str | os.PathLike[str] | Non
     key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
     return cached(
         key,
-        make,
+        lambda path: convert(found.source, found.files[split], path, found.features),
         f"{found.source.kind} {found.name} {split}",
         cache_dir,
         is_forced=is_forced,

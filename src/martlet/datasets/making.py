@@ -206,7 +206,7 @@ class ShardJob:
 
     def run_part(self, number: int, begin: int, end: int, rank: int, on_rows: Callable[[int], None]) -> None:
         """Writes a shard's rows. CacheError if they cannot be written."""
-        from martlet.datasets.stage import PartWriter
+        from martlet.datasets.parts import PartWriter
 
         assert self.folder is not None
         writer = PartWriter(self.folder, number)
@@ -236,7 +236,7 @@ class ShardJob:
 
     def read(self, folder: Path, *, in_memory: bool = False) -> tuple[pa.Table, Features, list[str]]:
         """What was written, and in which files."""
-        from martlet.datasets.stage import read_part
+        from martlet.datasets.parts import read_part
 
         found = [file for number in range(len(self.shards)) for file in read_part(folder, number, in_memory=in_memory)]
         full = [part for part in found if part[1].num_rows] or found[:1]

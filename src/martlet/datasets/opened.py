@@ -17,10 +17,11 @@ from martlet.datasets.dataset import Dataset
 from martlet.datasets.features import Features
 from martlet.datasets.info import DatasetInfo
 from martlet.datasets.slicing import ReadInstruction
+from martlet.datasets.sources.source import log
 from martlet.datasets.splits import SplitDict, SplitInfo
 from martlet.datasets.stored import Stored, digest
 from martlet.datasets.tables import open_arrow
-from martlet.errors import CacheError, FeatureError
+from martlet.errors import CacheError, FeatureError, SaveError
 
 if TYPE_CHECKING:
     from martlet.datasets.load import Converted, Found
@@ -30,39 +31,46 @@ DATA_FILE = "data.arrow"
 
 def cached(
     key: str,
-    make: Callable[[Path], tuple[Features, int]],
+    make: Callable[[Path], tuple[Features, int, list[str]]],
     about: str,
     cache_dir: str | os.PathLike[str] | None,
     *,
     is_forced: bool = False,
 ) -> Converted:
-    """What `make` wrote under this key, now or earlier."""
+    """What `make` wrote under this key, now or earlier; what it left out then is said again."""
     from martlet.datasets.load import Converted
 
     with cache.in_folder(cache_dir):
         if is_forced:
             cache.remove(key)
         folder = cache.find(key)
+        is_known = folder is not None
         if folder is None:
             with cache.making(key) as aside:
                 if aside is not None:
                     _emptied(aside)
-                    features, num_rows = make(aside / DATA_FILE)
+                    try:
+                        features, num_rows, said = make(aside / DATA_FILE)
+                    except SaveError as problem:
+                        raise cache.cache_error(aside, problem) from problem
                     made: dict[str, Any] = {"about": about, "num_rows": num_rows, "features": features.to_dict()}
+                    made["left_out"] = said
                     cache.finish(key, aside, made)
             folder = cache.find(key)
             if folder is None:
                 raise CacheError(str(cache.cache_folder()), "lost a result while it was made", remedy="Load it again.")
         entry = cache.read_entry(folder)
+    for said_once in entry.get("left_out", ()) if is_known else ():
+        log.warning("%s", said_once)
     return Converted([folder / DATA_FILE], Features.from_dict(entry["features"]), entry["num_rows"], key)
 
 
-def temporary(make: Callable[[Path], tuple[Features, int]], key: str) -> Converted:
+def temporary(make: Callable[[Path], tuple[Features, int, list[str]]], key: str) -> Converted:
     """What `make` writes, in a folder that goes with the dataset: for rows that may change behind an equal key."""
     from martlet.datasets.load import Converted
 
     folder = _Folder()
-    features, num_rows = make(folder.path / DATA_FILE)
+    features, num_rows, _ = make(folder.path / DATA_FILE)
     return Converted([folder.path / DATA_FILE], features, num_rows, key, folder)
 
 

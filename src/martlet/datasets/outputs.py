@@ -38,7 +38,13 @@ class Kinds:
                 before = self.before.get(name)
                 array, self.known[name] = inferred(values, name, before=before, on_mixed_types=self.on_mixed_types)
                 return array
-            array, kind = inferred(values, name, before=known)
+            try:
+                array, kind = inferred(values, name, before=known)
+            except FeatureError as problem:
+                remedy = "Return one type, or give features=."
+                found = f"others ({problem.found})" if problem.found else "others"
+                rule = f"column {name!r} was {known!r} in earlier rows"
+                raise MapError(where or "rows", rule, found=found, remedy=remedy) from problem
         except FeatureError as problem:
             if not where:
                 raise
@@ -138,17 +144,26 @@ def _row_of(output: Any, where: str) -> dict[str, Any]:
     }
 
 
-def joined(parts: Sequence[tuple[pa.Table, Features]], where: str) -> tuple[pa.Table, Features]:
-    """Blocks, or files of blocks, as one table: columns that were null take the kind they have elsewhere."""
+def joined(
+    parts: Sequence[tuple[pa.Table, Features]], where: str, places: Sequence[str] = ()
+) -> tuple[pa.Table, Features]:
+    """Blocks, or files of blocks, as one table: columns that were null take the kind they have elsewhere.
+
+    MapError where they do not fit together; `places` are the rows that each is of, for its words.
+    """
     names = list(parts[0][1])
-    for _, features in parts:
+    for number, (_, features) in enumerate(parts):
         if set(features) != set(names):
-            found = f"{sorted(features)}, and {sorted(names)} elsewhere"
-            raise MapError(where, "the function must return the same columns for all rows", found=found)
+            found = f"the columns {', '.join(features)}, and {', '.join(names)} before"
+            at = f"{where}, {places[number]}" if places else where
+            raise MapError(at, "the function must return the same columns for all rows", found=found)
     try:
         whole = aligned([features for _, features in parts])
     except FeatureError as problem:
-        raise MapError(where, "the function must return the same types for all rows", found=problem) from problem
+        at = f"{where}, {places[_first_unlike(parts)]}" if places else where
+        remedy = "Return one type, or give features=."
+        rule = "the function must return the same types for all rows"
+        raise MapError(at, rule, found=problem, remedy=remedy) from problem
     schema = whole.arrow_schema
     tables = []
     for table, features in parts:
@@ -158,6 +173,15 @@ def joined(parts: Sequence[tuple[pa.Table, Features]], where: str) -> tuple[pa.T
         ]
         tables.append(pa.Table.from_arrays(columns, schema=schema) if columns else table)
     return pa.concat_tables(tables), whole
+
+
+def _first_unlike(parts: Sequence[tuple[pa.Table, Features]]) -> int:
+    for end in range(2, len(parts)):
+        try:
+            aligned([features for _, features in parts[:end]])
+        except FeatureError:
+            return end - 1
+    return len(parts) - 1
 
 
 def cast_table(table: pa.Table, features: Features) -> pa.Table:

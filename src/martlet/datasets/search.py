@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from martlet.datasets import elsewhere
 from martlet.datasets.arguments import verb
-from martlet.datasets.exporting import opened
+from martlet.datasets.writing import opened
 from martlet.errors import ArgumentError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:

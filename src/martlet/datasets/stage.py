@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import math
 import os
 import random
-import shutil
 import sys
-import tempfile
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,12 +20,13 @@ from martlet.datasets import cache
 from martlet.datasets.calls import Block
 from martlet.datasets.features import Features
 from martlet.datasets.outputs import joined
+from martlet.datasets.parts import PartWriter, TemporaryFolder, empty_folder, is_whole, read_part
 from martlet.datasets.runner import LocalProcesses, Runner, ThisProcess
 from martlet.datasets.selection import Over, Picks, Repeated, Selection, Span, Stacked, compose, positions, span_of
 from martlet.datasets.steps import Chain, CountChanged, FilterStep, MapStep, Step, group_of, masked
 from martlet.datasets.stored import Stored, digest
 from martlet.datasets.tables import open_arrow
-from martlet.errors import CacheError, MapError
+from martlet.errors import MapError
 
 MOST_PARTS = 64  # a part is what a worker takes at a time, and what a killed run need not do again
 LAYOUT = 2  # of the cache; part of every key
@@ -144,79 +141,6 @@ class Job:
             raise
         finally:
             writer.close()
-
-
-class PartWriter:
-    """Files part-N.M.arrow, a new one whenever the schema changes (a column that was null shows its type)."""
-
-    def __init__(self, folder: Path, number: int) -> None:
-        self.folder, self.number = folder, number
-        self.files: list[dict[str, Any]] = []
-        self._writer: Any = None
-        self._sink: Any = None
-        self._features: Features | None = None
-        self._is_whole = False
-
-    def write(self, table: pa.Table, features: Features) -> None:
-        """A block."""
-        if not table.num_rows and self.files:
-            return
-        if self._writer is None or features != self._features:
-            self._end_file()
-            name = f"part-{self.number:05d}.{len(self.files)}.arrow"
-            self._sink = pa.OSFile(os.fspath(self.folder / name), "wb")
-            self._writer = pa.ipc.new_file(self._sink, table.schema)
-            self._features = features
-            self.files.append({"name": name, "features": features.to_dict(), "num_rows": 0})
-        self._writer.write_table(table.combine_chunks())
-        self.files[-1]["num_rows"] += table.num_rows
-
-    def _end_file(self) -> None:
-        if self._writer is not None:
-            writer, sink = self._writer, self._sink
-            self._writer = self._sink = None
-            try:
-                writer.close()
-            finally:
-                sink.close()
-
-    def finish(self) -> None:
-        """The part is whole."""
-        self._end_file()
-        note = self.folder / f"part-{self.number:05d}.json"
-        aside = note.with_suffix(f".{os.getpid()}.tmp")
-        aside.write_text(json.dumps(self.files), "utf-8")
-        os.replace(aside, note)
-        self._is_whole = True
-
-    def close(self) -> None:
-        """Lets go of the files, whatever happened; those of a part that is not whole go."""
-        with contextlib.suppress(OSError, pa.ArrowException):
-            self._end_file()
-        if not self._is_whole:  # half a part is of no use to the next run, and the disk may be full of it
-            for file in self.files:
-                with contextlib.suppress(OSError):
-                    os.unlink(self.folder / file["name"])
-
-
-class TemporaryFolder:
-    """A folder that is gone when nobody holds this, or the process ends."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="martlet-datasets-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-
-
-def read_part(folder: Path, number: int, *, in_memory: bool = False) -> Iterator[tuple[str, pa.Table, Features]]:
-    """The files of a part: name, table, features. CacheError if the part is damaged."""
-    note = folder / f"part-{number:05d}.json"
-    try:
-        for file in json.loads(note.read_text("utf-8")):
-            path = os.fspath(folder / file["name"])
-            yield path, open_arrow(path, in_memory=in_memory), Features.from_dict(file["features"])
-    except (OSError, ValueError, KeyError) as problem:
-        remedy = "Remove it: martlet cache clear."
-        raise CacheError(f"cache {folder}", f"part {number} cannot be read", found=problem, remedy=remedy) from problem
 
 
 class Pending:
@@ -380,7 +304,7 @@ class Pending:
             with cache.making(key) as aside:
                 if aside is not None:
                     if not self.options.load_from_cache_file:
-                        _empty_folder(aside)
+                        empty_folder(aside)
                     self._run_parts(aside, self._parts())
                     entry = {
                         "about": "; ".join(step.words() for step in self.steps),
@@ -422,7 +346,7 @@ class Pending:
 
     def _run_parts(self, folder: Path, parts: list[tuple[int, int, int]]) -> None:
         job = self._job(folder)
-        parts = [part for part in parts if not _is_whole(folder, part[0])]
+        parts = [part for part in parts if not is_whole(folder, part[0])]
         done = self.num_source_rows - sum(end - begin for _, begin, end in parts)
         num_proc = self.options.num_proc or 1
         runner = self.options.runner or (
@@ -440,22 +364,28 @@ class Pending:
         *,
         in_memory: bool = False,
     ) -> tuple[Stored, Selection | None]:
-        parts, files = [], []
-        for number, _, _ in all_parts:
+        parts, files, places = [], [], []
+        for number, begin, end in all_parts:
             for name, table, features in read_part(folder, number, in_memory=in_memory):
                 parts.append((table, features))
                 files.append(name)
-        return self._put_together(parts, () if in_memory else files, key, owner)
+                places.append(f"rows {begin:,} to {end - 1:,}")
+        return self._put_together(parts, () if in_memory else files, key, owner, places)
 
     def _put_together(
-        self, parts: Sequence[tuple[pa.Table, Features]], files: Sequence[str], key: str | None, owner: Any = None
+        self,
+        parts: Sequence[tuple[pa.Table, Features]],
+        files: Sequence[str],
+        key: str | None,
+        owner: Any = None,
+        places: Sequence[str] = (),
     ) -> tuple[Stored, Selection | None]:
         if self.is_filter:
             column = pa.chunked_array([chunk for table, _ in parts for chunk in table.column(0).chunks], pa.int64())
             return self.source, self._picks(column)
         where = "; ".join(step.words() for step in self.steps)
-        full = [part for part in parts if part[0].num_rows] or parts[:1]
-        table, features = joined(full, where)
+        full = [number for number, part in enumerate(parts) if part[0].num_rows] or [0]
+        table, features = joined([parts[at] for at in full], where, [places[at] for at in full] if places else ())
         return Stored(table, features, files, key, owner), None
 
     def _picks(self, column: pa.ChunkedArray) -> Selection:
@@ -537,16 +467,3 @@ def selection_key(selection: Selection | None) -> str:
 def _is_even(step: Step) -> bool:
     """Whether a batched map may give a row for a row: it is tried, and the chain is cut if it does not."""
     return isinstance(step, MapStep) and step.function.batched and not step.drop_last
-
-
-def _is_whole(folder: Path, number: int) -> bool:
-    try:
-        files = json.loads((folder / f"part-{number:05d}.json").read_text("utf-8"))
-        return all((folder / file["name"]).is_file() for file in files)
-    except (OSError, ValueError):
-        return False
-
-
-def _empty_folder(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
@@ -17,7 +18,7 @@ from martlet.datasets.lazy import LazyBatch
 from martlet.datasets.outputs import Kinds, cast_table, columns_of, joined, rows_as_columns
 from martlet.datasets.selection import Positions
 from martlet.datasets.stored import Stored, digest
-from martlet.errors import MapError
+from martlet.errors import MapError, MartletError
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class MapStep:
 class _MapWork:
     def __init__(self, step: MapStep, features: Features) -> None:
         self.step, self.features = step, features
+        self.names: list[str] = []  # of the columns that came out so far
         self.kinds = Kinds(step.features, features if step.keeps_kinds else None, step.on_mixed_types)
         self.calls: Any = (
             BatchCalls(step.function) if step.function.batched else RowCalls(step.function, list(features))
@@ -74,6 +76,12 @@ class _MapWork:
     def __call__(self, block: Block, rank: int, where: str) -> tuple[pa.Table, Features]:
         """The block's result; the block itself where the function is for its side effects (it returned None)."""
         table, features = self._made(block, rank, where)
+        if table.num_rows:
+            self.names = self.names or list(features)
+            if set(self.names) != set(features):
+                rule = "the function must return the same columns for all rows"
+                found = f"the columns {', '.join(features)}, and {', '.join(self.names)} before"
+                raise MapError(where, rule, found=found)
         lacking = [] if self.step.takes_nulls else [name for name in table.column_names if table[name].null_count]
         if lacking:
             raise MapError(where, "disable_nullable lets no value be missing", found=", ".join(map(repr, lacking)))
@@ -338,6 +346,10 @@ class Chain:
         return table, features
 
     def _step(self, number: int, step: Step, block: Block, rank: int) -> tuple[pa.Table, Features]:
+        with placed(step, block):
+            return self._done(number, step, block, rank)
+
+    def _done(self, number: int, step: Step, block: Block, rank: int) -> tuple[pa.Table, Features]:
         work, size = self._works[number], group_of(step)
         if not isinstance(step, MapStep | FilterStep) or not step.function.batched or size is None:
             return (
@@ -375,8 +387,27 @@ def _where(step: Step, block: Block) -> str:
     return f"{step.words()}, rows {block.first:,} to {block.first + len(block) - 1:,}"
 
 
+@contextlib.contextmanager
+def placed(step: Step, block: Block) -> Iterator[None]:
+    """Errors of a function's own say at which rows it was called."""
+    try:
+        yield
+    except MartletError:
+        raise
+    except StopIteration as problem:  # which would end whatever iterates over the result
+        raise MapError(_where(step, block), "the function raised StopIteration") from problem
+    except Exception as problem:
+        problem.add_note(f"In {_where(step, block)}.")
+        raise
+
+
 def masked(step: FilterStep, work: Any, block: Block, rank: int) -> Positions:
     """Numbers of the rows that a filter keeps."""
+    with placed(step, block):
+        return _masked(step, work, block, rank)
+
+
+def _masked(step: FilterStep, work: Any, block: Block, rank: int) -> Positions:
     size = step.function.group
     if not step.function.batched or size is None:
         return np.flatnonzero(work.mask(block, rank, _where(step, block)))

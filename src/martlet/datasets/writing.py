@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,15 @@ from martlet.datasets.progress import bar
 from martlet.datasets.runner import LocalProcesses
 from martlet.datasets.selection import positions
 from martlet.errors import ArgumentError
-from martlet.formats.files import save_error
+from martlet.formats.files import save_error, write_aside
 
 if TYPE_CHECKING:
     from martlet.datasets.dataset import Dataset
     from martlet.datasets.streams.blocks import Blocks
 
 PARTS_OF_ONE = 4  # parts that a process takes, one after the other, so that all end at about the same time
+
+_ENDS_PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip", ".zst": "zstd"}
 
 Encode = Callable[[Any, pa.Table, bool], bytes]  # the rows' dataset, a table of them, whether it is the first
 
@@ -127,3 +131,74 @@ def parts_of(num_rows: int, batch_size: int, num_proc: int) -> Sequence[tuple[in
     """(number, begin, end): whole batches, some parts for each process."""
     rows = max(1, math.ceil(num_rows / batch_size / (num_proc * PARTS_OF_ONE))) * batch_size
     return [(number, begin, min(begin + rows, num_rows)) for number, begin in enumerate(range(0, num_rows, rows))]
+
+
+@contextlib.contextmanager
+def opened(path_or_buf: Any, storage_options: Any, compression: str | None = "infer") -> Iterator[Any]:
+    """A file to write bytes to, put in its place when it is whole: if the block fails, what was there before stays.
+
+    SaveError if a local file cannot be written.
+    """
+    if not isinstance(path_or_buf, str | bytes | os.PathLike):
+        yield path_or_buf
+        return
+    name = os.fsdecode(path_or_buf)
+    if "://" in name:
+        with _remote(name, storage_options or {}) as file, _packed(file, name, compression) as packed:
+            yield packed
+        return
+    with write_aside(name) as file, _packed(file, name, compression) as packed:
+        yield packed
+
+
+@contextlib.contextmanager
+def _packed(file: Any, name: str, compression: str | None) -> Iterator[Any]:
+    """What compresses into the file, which it leaves open."""
+    kind = _ENDS_PACKED.get(os.path.splitext(name)[1].lower()) if compression == "infer" else compression
+    if kind is None:
+        yield file
+        return
+    if kind == "zstd":
+        with pa.CompressedOutputStream(pa.PythonFile(_LeftOpen(file), "w"), "zstd") as packed:
+            yield packed
+        return
+    from fsspec.compression import compr
+
+    if kind not in compr:
+        known = ", ".join(sorted({*filter(None, compr), "zstd"}))
+        raise ArgumentError("compression", f"must be one of {known}", found=repr(kind))
+    with compr[kind](_LeftOpen(file), mode="wb") as packed:
+        yield packed
+
+
+class _LeftOpen:
+    """A file that is not closed by who writes to it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    closed = False
+
+    def close(self) -> None:
+        self._file.flush()
+
+
+@contextlib.contextmanager
+def _remote(url: str, storage_options: dict[str, Any]) -> Iterator[Any]:
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(url, **storage_options)
+    file = system.open(path, "wb")
+    try:
+        yield file
+    except BaseException:
+        if hasattr(file, "discard"):  # closing would put half a file in its place
+            file.discard()
+            file.closed = True
+        else:
+            file.close()
+        raise
+    file.close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from martlet.datasets.encoding import array_of, inferred
 from martlet.datasets.features import kind_of
 from martlet.datasets.files import DataFile
 from martlet.datasets.hashing import key_of
+from martlet.datasets.sources.cells import Spelling, narrowest, needs_text, typed_as
 from martlet.datasets.sources.edited import EditedFile, Edits, dialect_of, skips_of
 from martlet.datasets.sources.json import Recoded
 from martlet.datasets.sources.source import Restart, Source, broken
@@ -26,22 +28,7 @@ MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
-TRUE, FALSE = pa.array(["True", "TRUE", "true"]), pa.array(["False", "FALSE", "false"])
 MAX_CELL_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """How numbers and truths are written."""
-
-    decimal: str = "."
-    thousands: str | None = None
-    true: tuple[str, ...] = ()
-    false: tuple[str, ...] = ()
-
-    def truths(self, common: pa.Array, more: tuple[str, ...]) -> pa.Array:
-        """The usual spellings, and others."""
-        return pa.concat_arrays([common, pa.array(more, pa.string())]) if more else common
 
 
 @dataclass
@@ -154,7 +141,9 @@ class Csv(Source):
         spelling = Spelling(self.decimal, self.thousands, tuple(self.true_values or ()), tuple(self.false_values or ()))
         kinds: dict[str, pa.DataType] = {}
         left = self.nrows
-        with self._open(file) as stream:
+        skips = self.on_error == "skip"
+        with self._open(file) as opened:
+            stream = Quotes(opened, self.quotechar.encode() if self.quoting != csv.QUOTE_NONE else None)
             try:
                 reader = pac.open_csv(
                     _arrow_stream(stream, self.encoding, self.encoding_errors, file),
@@ -163,14 +152,16 @@ class Csv(Source):
                     ),
                     parse_options=self._parse_options(file, len(names)),
                     convert_options=pac.ConvertOptions(
-                        column_types={name: pa.string() for name in names},
+                        column_types={name: pa.binary() if skips else pa.string() for name in names},
                         include_columns=wanted if wanted != names else None,
                         null_values=self._missing(),
                         strings_can_be_null=not self.converters,  # a converter is given the text of such cells too
                         quoted_strings_can_be_null=True,
                     ),
                 )
-                for batch in reader:
+                for batch in self._whole_rows(file, reader, stream, num_skipped):
+                    if skips:
+                        batch = self._decoded(file, batch)
                     if left is not None:
                         batch = batch.slice(0, left)
                         left -= batch.num_rows
@@ -184,6 +175,64 @@ class Csv(Source):
                 if "Empty CSV" in str(problem):
                     return
                 raise self._explained(file, names, num_skipped, str(problem)) from problem
+
+    def _whole_rows(
+        self, file: DataFile, reader: Iterable[pa.RecordBatch], stream: Quotes, num_skipped: int
+    ) -> Iterator[pa.RecordBatch]:
+        """The reader's rows; a quote in the last that is never closed, and so took in all that came after it, is an
+        error, or leaves that row out.
+        """
+        held: pa.RecordBatch | None = None
+        for batch in reader:
+            if held is not None:
+                yield held
+            held = batch
+        line = self._line_left_open(file, num_skipped) if stream.is_odd else None
+        if line is not None:
+            what = "a quote is opened and not closed before the file's end"
+            if self.on_error != "skip":
+                raise broken(file, what, line=line)
+            self.leave(file, f"{what} at line {line}")
+            held = held.slice(0, held.num_rows - 1) if held is not None else None
+        if held is not None:
+            yield held
+
+    def _line_left_open(self, file: DataFile, num_skipped: int) -> int | None:
+        """The first line of a row that goes on at the file's end, in a quote."""
+        is_over, first = False, 1
+
+        def lines(stream: IO[bytes]) -> Iterator[str]:
+            nonlocal is_over
+            yield from islice(
+                _text_lines(file, stream, self.encoding, self.encoding_errors or "replace"), num_skipped, None
+            )
+            is_over = True
+
+        with self._open(file) as stream:
+            reader = csv.reader(lines(stream), **self._dialect())
+            for _ in reader:
+                if is_over:
+                    return num_skipped + first
+                first = reader.line_num + 1
+        return None
+
+    def _decoded(self, file: DataFile, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows whose cells are all UTF-8, as text; others are left out."""
+        try:
+            return batch.cast(pa.schema([(name, pa.string()) for name in batch.schema.names]))
+        except pa.ArrowInvalid:
+            pass
+        kept = []
+        for number, cells in enumerate(zip(*(column.to_pylist() for column in batch.columns), strict=True)):
+            try:
+                for cell in cells:
+                    if cell is not None:
+                        cell.decode("utf-8")
+                kept.append(number)
+            except UnicodeDecodeError as error:
+                text = b",".join(cell or b"" for cell in cells)[:80].decode("utf-8", "backslashreplace")
+                self.leave(file, f"invalid UTF-8 (byte 0x{error.object[error.start]:02x}): {text!r}")
+        return self._decoded(file, batch.take(pa.array(kept, pa.int64())))
 
     def _header(self, file: DataFile) -> tuple[list[str], int]:
         """Column names, and how many lines come before the first row."""
@@ -299,11 +348,11 @@ class Csv(Source):
         for name, text in zip(batch.schema.names, batch.columns, strict=True):
             asked = self.types.get(name)
             if asked is not None:
-                columns.append(_as(text, asked, spelling))
+                columns.append(typed_as(text, asked, spelling))
                 continue
             known = kinds.get(name)
-            column = text if known is not None and pa.types.is_string(known) else _narrowest(text, spelling)
-            if known is not None and _needs_text(known, column.type):
+            column = text if known is not None and pa.types.is_string(known) else narrowest(text, spelling)
+            if known is not None and needs_text(known, column.type):
                 raise Restart({name: pa.string()}, f"{name}: first {known}, then text")
             if known is None or not pa.types.is_null(column.type):
                 kinds[name] = column.type
@@ -330,9 +379,32 @@ class Csv(Source):
         return broken(file, problem)
 
 
-def _arrow_stream(stream: IO[bytes], encoding: str | None, errors: str | None, file: DataFile) -> Any:
+class Quotes:
+    """A stream that counts the quotes it hands out: with an even number, none is open at the end."""
+
+    closed = False
+
+    def __init__(self, stream: Any, quote: bytes | None) -> None:
+        self._stream, self._quote, self._count = stream, quote, 0
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        """Up to `num_bytes` bytes."""
+        data: bytes = self._stream.read(num_bytes)
+        if self._quote is not None:
+            self._count += data.count(self._quote)
+        return data
+
+    @property
+    def is_odd(self) -> bool:
+        return self._count % 2 == 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _arrow_stream(stream: Any, encoding: str | None, errors: str | None, file: DataFile) -> Any:
     if encoding is None or (encoding.lower().replace("_", "-") in ("utf-8", "utf8") and errors in (None, "strict")):
-        return stream
+        return pa.PythonFile(stream, "r")
     return pa.PythonFile(_File(Recoded(stream, encoding, errors or "strict", file)), "r")
 
 
@@ -378,68 +450,3 @@ def _distinct(file: DataFile, names: list[str]) -> list[str]:
         found=f"{', '.join(map(repr, twice))} more than once",
         remedy="Pass column_names= with as many names as there are columns, and skiprows=1.",
     )
-
-
-def _needs_text(known: pa.DataType, new: pa.DataType) -> bool:
-    """Whether two blocks of one column agree on nothing but their text."""
-    if pa.types.is_null(known) or pa.types.is_null(new) or known.equals(new):
-        return False
-    return not ({str(known), str(new)} == {"int64", "double"} or pa.types.is_string(known))
-
-
-def _narrowest(text: pa.Array, spelling: Spelling) -> pa.Array:
-    if text.null_count == len(text):
-        return pa.nulls(len(text))
-    # Arrow words an error for every cell that is no number: a few cells are asked before all are
-    few = text.slice(0, 256).drop_null()
-    for kind in (pa.int64(), pa.uint64(), pa.float64()):
-        if len(few) and _number(few, kind, spelling) is None:
-            continue
-        number = _number(text, kind, spelling)
-        if number is not None:
-            return number
-    truth = pc.is_in(text, spelling.truths(TRUE, spelling.true))
-    untruth = pc.is_in(text, spelling.truths(FALSE, spelling.false))
-    if pc.all(pc.or_(pc.or_(truth, untruth), pc.is_null(text))).as_py():
-        return pc.if_else(pc.is_valid(text), truth, None)
-    return text
-
-
-def _number(text: pa.Array, kind: pa.DataType, spelling: Spelling) -> pa.Array | None:
-    if spelling.thousands is not None:
-        text = pc.replace_substring(text, spelling.thousands, "")
-    if spelling.decimal != "." and pa.types.is_floating(kind):
-        text = pc.replace_substring(text, spelling.decimal, ".")
-    for spelled in (text, None):
-        try:
-            if spelled is None:
-                if not pc.any(pc.match_substring_regex(text, r"^\s|\s$")).as_py():
-                    return None
-                spelled = pc.utf8_trim_whitespace(text)
-            number = spelled.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-        # a number of more digits than a float holds is a name: an account, a hash
-        if pa.types.is_floating(kind) and pc.any(pc.match_substring_regex(spelled, r"^[+-]?\d{18,}$")).as_py():
-            return None
-        return number
-    return None
-
-
-def _as(text: pa.Array, kind: pa.DataType, spelling: Spelling) -> pa.Array:
-    """Text as the type that was asked for; text itself where the asker converts it (class names, JSON)."""
-    if pa.types.is_string(kind):
-        return text
-    if pa.types.is_boolean(kind):
-        truth = pc.is_in(text, spelling.truths(TRUE, (*spelling.true, "1")))
-        untruth = pc.is_in(text, spelling.truths(FALSE, (*spelling.false, "0")))
-        known = pc.or_(pc.or_(truth, untruth), pc.is_null(text))
-        return pc.if_else(pc.is_valid(text), truth, None) if pc.all(known).as_py() else text
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        number = _number(text, kind, spelling)
-        if number is None and pa.types.is_integer(kind):
-            number = _number(text, pa.float64(), spelling)  # 3.0 is a whole number too
-        return text if number is None else number
-    if pa.types.is_large_string(kind) or pa.types.is_temporal(kind):
-        return text.cast(kind)
-    return text

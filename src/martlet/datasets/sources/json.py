@@ -332,10 +332,13 @@ class _Elements:
     def __init__(self, file: DataFile, reader: Any, window: int = 1 << 20) -> None:
         self._file, self._reader, self._window = file, reader, window
         self._text, self._at, self._line = "", 0, 1
+        self._column = 0  # characters of the line before the window
         self._decoder = json.JSONDecoder(object_pairs_hook=_keyed_once)
 
     def _more(self) -> bool:
         self._line += self._text.count("\n", 0, self._at)
+        end = self._text.rfind("\n", 0, self._at)
+        self._column = self._at - end - 1 if end >= 0 else self._column + self._at
         data = self._reader.read(self._window)
         self._text, self._at = self._text[self._at :] + data, 0
         return bool(data)
@@ -351,8 +354,9 @@ class _Elements:
                 return ""
 
     def _error(self, what: str, at: int) -> DataFileError:
-        line = self._line + self._text.count("\n", 0, at)
-        return broken(self._file, what, line=line, column=at - self._text.rfind("\n", 0, at), remedy="Is it truncated?")
+        line, end = self._line + self._text.count("\n", 0, at), self._text.rfind("\n", 0, at)
+        column = at - end if end >= 0 else self._column + at + 1
+        return broken(self._file, what, line=line, column=column, remedy="Is it truncated?")
 
     def _value(self) -> Any:
         while True:
@@ -360,10 +364,12 @@ class _Elements:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as problem:
                 is_cut = problem.msg.startswith("Unterminated") or problem.pos >= len(self._text) - 16
+                start = self._at
                 if is_cut and self._more():
                     self._window *= 2
                     continue
-                raise self._error(problem.msg, min(problem.pos, len(self._text))) from problem
+                at = problem.pos - (start - self._at)  # the window may have moved on
+                raise self._error(problem.msg, min(at, len(self._text))) from problem
             except _Twice as problem:
                 raise self._error(str(problem), self._at) from problem
             if end == len(self._text) and self._more():  # a number may go on

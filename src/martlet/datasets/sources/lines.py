@@ -28,26 +28,25 @@ def blocks(stream: IO[bytes], block_bytes: int = BLOCK_BYTES, separator: bytes =
     if separator == b"\n" and isinstance(getattr(stream, "raw", None), io.FileIO):
         yield from _blocks_of_file(stream, block_bytes)
         return
-    rest, offset = b"", 0
+    rests: list[bytes] = []  # of a line that is longer than what is read at a time: put together once
+    offset = 0
     while True:
         data = stream.read(block_bytes)
         if not data:
             break
-        cut = data.rfind(separator)
-        if cut < 0:
-            rest += data
+        if separator not in data:
+            rests.append(data)
             continue
-        if rest:
-            data = rest + data
-        cut += len(rest)
+        data = b"".join([*rests, data])
+        cut = data.rfind(separator)
         while len(separator) > 1 and cut > 0 and data[cut - 1 : cut] == separator[:1]:
             cut -= 1  # in a longer run of newlines the first two separate
         cut += len(separator)
         yield Block(data[:cut], offset)
         offset += cut
-        rest = data[cut:]
-    if rest:
-        yield Block(rest, offset)
+        rests = [data[cut:]] if cut < len(data) else []
+    if rests:
+        yield Block(b"".join(rests), offset)
 
 
 def _blocks_of_file(stream: IO[bytes], block_bytes: int) -> Iterator[Block]:

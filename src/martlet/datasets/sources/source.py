@@ -52,6 +52,7 @@ class Source:
     on_error: str = "raise"
     num_threads: int | None = None
     left: dict[str, Left] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)  # of what was left out
 
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "skip"):
@@ -59,17 +60,17 @@ class Source:
 
     def options(self) -> dict[str, Any]:
         """What, beside the files, decides the rows: a part of the cache key."""
-        names = [name for name in self.__dataclass_fields__ if name not in ("num_threads", "left", "types")]
+        names = [name for name in self.__dataclass_fields__ if name not in ("num_threads", "left", "said", "types")]
         return {name: getattr(self, name) for name in names}
 
     def copy(self) -> Source:
         """The same, with nothing read yet."""
-        return replace(self, left={})
+        return replace(self, left={}, said=[])
 
     def told(self, restart: Restart) -> None:
         """Take up what a `Restart` found out."""
         self.types = {**self.types, **restart.types}
-        self.left = {}
+        self.left, self.said = {}, []
 
     def tables(self, file: DataFile) -> Iterator[pa.Table]:
         raise NotImplementedError
@@ -106,7 +107,8 @@ class Source:
         """Say what was left out, once a file is done."""
         for name, left in self.left.items():
             rows = "1 row" if left.num_rows == 1 else f"{left.num_rows} rows"
-            log.warning("%s: left out %s that could not be read; the first: %s", name, rows, left.first)
+            self.said.append(f"{name}: left out {rows} that could not be read; the first: {left.first}")
+            log.warning("%s", self.said[-1])
         self.left = {}
 
 

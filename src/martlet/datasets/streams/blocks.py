@@ -10,6 +10,7 @@ import pyarrow as pa
 from martlet.datasets.features import Features
 from martlet.datasets.streams.node import Numbered, Row
 from martlet.datasets.streams.reading import fitted_to
+from martlet.errors import FeatureError
 
 if TYPE_CHECKING:
     from martlet.datasets.iterable import IterableDataset
@@ -23,17 +24,26 @@ def encoded(rows: list[Row] | dict[str, list[Any]], features: Features | None) -
         rows = {name: [row.get(name) for row in rows] for name in (rows or [{}])[0]}
     if features is not None:
         schema = features.arrow_schema
-        arrays = {
-            name: pa.array(features.encode_column(values, name), schema.field(name).type)
-            for name, values in rows.items()
-        }
-        return pa.table(arrays), features
+        return pa.table({name: _array(name, values, features, schema) for name, values in rows.items()}), features
     from martlet.datasets.encoding import inferred
 
     made = {name: inferred(values, name) for name, values in rows.items()}
     return pa.table({name: array for name, (array, _) in made.items()}), Features(
         {name: kind for name, (_, kind) in made.items()}
     )
+
+
+def _array(name: str, values: list[Any], features: Features, schema: pa.Schema) -> pa.Array:
+    """A column's values. FeatureError names the column whose later values are of another kind than its first."""
+    try:
+        return pa.array(features.encode_column(values, name), schema.field(name).type)
+    except KeyError as problem:
+        rule = f"must be one of the stream's columns: {', '.join(features)}"
+        raise FeatureError(f"column {name!r}", rule, remedy="Give map(features=...).") from problem
+    except (FeatureError, pa.ArrowException, TypeError, OverflowError) as problem:
+        remedy = "Return one type, or give map(features=...)."
+        rule, found = f"is {features[name]!r}", getattr(problem, "found", None) or problem
+        raise FeatureError(f"column {name!r}", rule, found=found, remedy=remedy) from problem
 
 
 class Blocks:

@@ -36,7 +36,11 @@ def caller(
 
     def call(row: Any, number: Any) -> Any:
         values = [row] if names is None else [row[name] for name in names]
-        made = function(*values, *([number] if with_indices else []), **kwargs)
+        try:
+            made = function(*values, *([number] if with_indices else []), **kwargs)
+        except StopIteration as problem:  # which would end the stream as if there were no more rows
+            name = getattr(function, "__qualname__", type(function).__name__)
+            raise DatasetError(name, "the function raised StopIteration") from problem
         return all_awaited(lambda: made, [()])[0] if awaits and inspect.isawaitable(made) else made
 
     return call
@@ -154,6 +158,11 @@ def _batch_merger(
         if not isinstance(made, Mapping):
             rule = "a function of a batch must return columns or None"
             raise DatasetError("map", rule, found=f"a {type(made).__name__}")
+        for name, values in made.items():
+            if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+                where, found = f"map, rows {first} to {first + size - 1}", type(values).__name__
+                remedy = "A batched function returns a list for each column."
+                raise DatasetError(where, f"column {name!r} must be a list", found=found, remedy=remedy)
         new = {**without(columns, removed), **made}
         sizes = {name: len(values) for name, values in new.items()}
         if len(set(sizes.values())) > 1:
