@@ -39,7 +39,7 @@ def test_holes_are_given_back():
     full = heap._private_bytes()
     looked_after.tidy()
     assert heap._private_bytes() > full - 20 * MB  # what is in use stays
-    looked_after.level = 0
+    looked_after.ceiling = 0
     blocks.clear()
     looked_after.tidy()
     assert heap._private_bytes() < full - 150 * MB

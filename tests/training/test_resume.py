@@ -1,6 +1,7 @@
 """kill -9 at any moment, resume: loss curve and last weights are those of a run never interrupted, to the bit."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -196,6 +197,23 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, says):
     with pytest.raises(CheckpointError, match=says):
         train_in_parts(tmp_path, [], **{"max_steps": 3, **change})
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "checkpoint-2").iterdir()}
+
+
+def test_a_worker_that_outlives_its_run_leaves_the_folder(tmp_path):
+    held = lock_folder(tmp_path)
+    fork = multiprocessing.get_context("fork")
+    is_there = fork.Event()
+    worker = fork.Process(target=lambda: (is_there.set(), time.sleep(60)))
+    worker.start()
+    try:
+        is_there.wait()
+        with pytest.raises(RunFolderError):
+            lock_folder(tmp_path)  # the run itself is still there
+        held.close()
+        lock_folder(tmp_path).close()
+    finally:
+        worker.kill()
+        worker.join()
 
 
 def test_two_runs_in_one_folder(tmp_path):

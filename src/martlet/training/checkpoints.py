@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
@@ -23,6 +24,18 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 _ASIDE = re.compile(r"\.(checkpoint-\d+)\.[0-9a-f]{16}\.(tmp|old)")
 
 log = logging.getLogger(__name__)
+
+_locks: weakref.WeakSet[IO[str]] = weakref.WeakSet()  # held by this process
+
+
+def _let_locks_go() -> None:
+    """In a process forked from a run: a worker that outlives a killed run must not keep its folder from the next."""
+    for each in list(_locks):
+        each.close()  # the lock stays as long as the parent has the file open
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_locks_go)
 
 
 def checkpoint_name(step: int) -> str:
@@ -161,6 +174,7 @@ def lock_folder(output: Path) -> IO[str]:
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
+    _locks.add(file)
     return file
 
 

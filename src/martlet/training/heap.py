@@ -53,6 +53,7 @@ class Heap:
     def __init__(self, is_used: bool = True) -> None:
         self.library: Any = _glibc() if is_used else None
         self.times = 0
+        self.ceiling = 0  # the most that the process needed, holes not counted
         self.trim()
 
     def trim(self) -> None:
@@ -60,20 +61,24 @@ class Heap:
         if self.library is not None:
             self.library.malloc_trim(0)
             self.times += 1
-            self.level = _private_bytes()
-            self.rest = self.level - self._bytes_in_use()  # what others than malloc mapped
+            held = _private_bytes()
+            self.ceiling = max(self.ceiling, held)
+            self.rest = held - self._bytes_in_use()  # what others than malloc mapped
 
     def tidy(self) -> None:
-        """Trims if memory has grown by `HOLES_BYTES` since it was last looked at and holds as much in holes."""
+        """Trims if the process holds `HOLES_BYTES` more than it ever needed, and as much lies in holes.
+
+        Below that holes are left: the next blocks fit into many of them, and a page given back costs a fault to get.
+        """
         if self.library is None:
             return
         held = _private_bytes()
-        if held < self.level + HOLES_BYTES:
-            self.level = min(self.level, held)
-        elif held - self._bytes_in_use() > self.rest + HOLES_BYTES:
+        if held < self.ceiling + HOLES_BYTES:
+            return
+        if held - self._bytes_in_use() > self.rest + HOLES_BYTES:
             self.trim()
         else:
-            self.level = held
+            self.ceiling = held
 
     def _bytes_in_use(self) -> int:
         usage = self.library.mallinfo2()

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from martlet.adapters.layers import LoraLinear
 from martlet.formats.gguf_blocks import BLOCKS
 from martlet.nn.compute import computing_in_float32, has_bfloat16_products
 from martlet.nn.decoder import Block, CausalLM, Trace
@@ -47,18 +46,9 @@ class Kept:
         return sum(self.inputs) + max(self.blocks) + self.rest
 
 
-def holes_bytes(model: nn.Module, kept: Kept, checkpointing: bool) -> int:
-    """What the allocator cannot give back: with blocks computed again, gradients that stay lie among values that go;
-    with adapters, what is kept among the parts of sums.
-
-    Of glibc, on SmolLM2, as a share of what all blocks keep: with adapters on every matrix 0.37, 0.45, 0.45 (2 x 256,
-    4 x 256, 4 x 512 tokens); where every weight learns and blocks are computed again 0.41 and 0.78 (2 x 256, 4 x 512).
-    """
-    if not checkpointing:
-        is_adapted = any(isinstance(each, LoraLinear) for each in model.modules())
-        return int(sum(kept.blocks) * 0.45) if is_adapted else 0
-    share = gradient_bytes(model) / max(1, sum(each.nbytes for each in model.parameters()))
-    return int(sum(kept.blocks) * share * 0.65)
+def gradients_beside(gradients: int, kept: int, accumulates: bool) -> int:
+    """Bytes of gradients there are beside `kept`: all after a batch of several; else they grow as what is kept goes."""
+    return gradients if accumulates else max(0, gradients - kept)
 
 
 def count_kept(model: nn.Module, lengths: Sequence[int]) -> Kept:

@@ -35,7 +35,7 @@ def plan_run(config: Mapping[str, Any], sample: int = 64) -> dict[str, Any]:
     steps = args.max_steps if args.max_steps > 0 else int(-(-epochs * order.steps_per_epoch // 1))
     tokens = round(steps * order.step_size * mean)
     # with adapters the frozen matrices get no gradient of their own: 4 passes' products in place of 6
-    passes = 2.0 if config.get("lora") is not None else 3.0
+    passes = 2.0 if "lora" in config else 3.0
     flops = passes * step_flops(arch, round(mean)) / max(1, round(mean)) * tokens
     memory = plan_memory(config, args, model_config, (longest,) * args.train_batch_size)
     return {
@@ -60,6 +60,7 @@ def plan_memory(
     """Bytes of each part of a run whose longest batch has rows of these lengths; and `parameters`, `trainable`."""
     import martlet
     from martlet.training import memory
+    from martlet.training.heap import HOLES_BYTES
 
     options: dict[str, Any] = {"dtype": config.get("dtype") or "float32"}
     if config.get("num_labels"):
@@ -75,14 +76,20 @@ def plan_memory(
         model.train()
         with memory.widened(model):
             kept = memory.count_kept(model, lengths)
+    at_once = kept.at_once(bool(args.gradient_checkpointing))
+    parts = {
+        "process": memory.PROCESS_BYTES,
+        "weights": memory.weight_bytes(model, config.get("quantize")),
+        "gradients": memory.gradients_beside(
+            memory.gradient_bytes(model), at_once, args.gradient_accumulation_steps > 1
+        ),
+        "optimizer": memory.state_bytes(model, args.optim, args.bf16_update),
+        "kept": at_once,
+        "head": memory.head_bytes(model, sum(lengths)),
+    }
     return {
         "parameters": parameters,
         "trainable": sum(each.numel() for each in model.parameters() if each.requires_grad),
-        "process": memory.PROCESS_BYTES,
-        "weights": memory.weight_bytes(model, config.get("quantize")),
-        "gradients": memory.gradient_bytes(model),
-        "optimizer": memory.state_bytes(model, args.optim, args.bf16_update),
-        "kept": kept.at_once(bool(args.gradient_checkpointing)),
-        "holes": memory.holes_bytes(model, kept, bool(args.gradient_checkpointing)),
-        "head": memory.head_bytes(model, sum(lengths)),
+        **parts,
+        "holes": HOLES_BYTES,
     }
