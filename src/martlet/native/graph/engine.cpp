@@ -14,7 +14,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const Kernels& kernels, int n
       team_(num_threads),
       cache_(int(model_->layers.size()) * model_->arch.num_key_value_heads, model_->arch.head_dim, kv_dtype, max_pages),
       space_(std::make_unique<Space>()) {
-  space_->claims.reset(new std::atomic<int>[16 * model_->layers.size() + 32]);
+  space_->claims.reset(new std::atomic<int>[size_t(num_phases()) * size_t(team_.size())]);
 }
 
 Engine::~Engine() = default;

@@ -32,7 +32,7 @@ struct Worker {
   const Kernels& k;
   Team& team;
   std::atomic<int>* claims;
-  int thread;
+  int num_phases, thread;
   int phase = 0;
   bool is_open = false;  // the phase before may not be done yet
 
@@ -46,6 +46,22 @@ struct Worker {
     if (is_open) team.meet(thread);
     std::atomic<int>& next = claims[phase++];
     for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < num_items;) f(i);
+    is_open = true;
+  }
+
+  // The same, where items that follow one another lie so in memory: each thread takes a run of them, in order, so that what it
+  // fetches ahead it will read; who is done helps the others.
+  template <class F> void share_runs(int num_items, F&& f) {
+    if (is_open) team.meet(thread);
+    const int size = team.present();
+    for (int i = 0; i < size; ++i) {
+      const int whose = (thread + i) % size;
+      const int begin = int(int64_t(num_items) * whose / size), end = int(int64_t(num_items) * (whose + 1) / size);
+      std::atomic<int>& next = claims[whose * num_phases + phase];
+      if (begin + next.load(std::memory_order_relaxed) >= end) continue;
+      for (int item; (item = begin + next.fetch_add(1, std::memory_order_relaxed)) < end;) f(item);
+    }
+    ++phase;
     is_open = true;
   }
 
@@ -74,7 +90,7 @@ struct Worker {
     const int groups = products[0].linear->matrix().groups(), blocks = (num_rows + kRowsTogether - 1) / kRowsTogether;
     const int together = round_up(std::max(1, groups_together(products, num_rows) / int(products.size())), kColumns);
     const int pieces = (groups + together - 1) / together;
-    share(blocks * pieces, [&](int item) {
+    share_runs(blocks * pieces, [&](int item) {
       const int begin = item % pieces * together, end = std::min(begin + together, groups);
       const int row = item / pieces * kRowsTogether, row_end = std::min(row + kRowsTogether, num_rows);
       for (const Product& p : products) {
@@ -90,7 +106,7 @@ struct Worker {
     const int blocks = (num_rows + kRowsTogether - 1) / kRowsTogether, together = groups_together(products, num_rows);
     int per_block = 0;
     for (const Product& p : products) per_block += (p.linear->matrix().groups() + together - 1) / together;
-    share(blocks * per_block, [&](int item) {
+    share_runs(blocks * per_block, [&](int item) {
       int block = item / per_block, place = item % per_block;
       for (const Product& p : products) {
         const Matrix& w = p.linear->matrix();
@@ -177,7 +193,8 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
     parts = s.parts.reserve(size_t(T) * pass.pieces * Q);
     part_stats = s.part_stats.reserve(size_t(T) * pass.pieces * a.num_attention_heads * 2);
   }
-  for (size_t i = 0; i < 16 * num_layers + 32; ++i) s.claims[i].store(0, std::memory_order_relaxed);
+  const int phases = num_phases();
+  for (int i = 0; i < phases * team_.size(); ++i) s.claims[size_t(i)].store(0, std::memory_order_relaxed);
 
   auto input = [&](int t) { return in.f32 + size_t(t) * in.stride; };
   auto prepare_columns = [&](const Activations& x, int t, int width, int begin, int end) {
@@ -378,7 +395,7 @@ void Engine::run(Pass& pass, float* logits, Chosen* chosen) {
   float* scores = V == Vp && logits ? logits : s.logits.reserve(size_t(W) * Vp);
 
   team_.share([&](int thread) {
-    Worker work{m, k, team_, s.claims.get(), thread};
+    Worker work{m, k, team_, s.claims.get(), phases, thread};
     work.share_rows(T, embed);
     if (a.embedding_size) {
       Product product[] = {{&m.project_in, x, size_t(Dp)}};

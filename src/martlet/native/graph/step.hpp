@@ -72,6 +72,7 @@ class Engine {
   void take(std::span<const RowStep> rows, float* logits, Chosen* chosen);
   void run(Pass& pass, float* logits, Chosen* chosen);
   void plan_attention(Pass& pass) const;
+  int num_phases() const { return 16 * int(model_->layers.size()) + 32; }  // no fewer than a pass has
   NormKind norm_of_heads() const;
 
   std::shared_ptr<const Model> model_;

@@ -211,6 +211,9 @@ template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M
 #endif
 
 template <class F, int M> struct Quantized {
+  // Fetched ahead in the page that the processor reads already: from further on memory gives a tenth less.
+  static constexpr int ahead = 1024;
+
   static INLINE void tile(const uint8_t* p, int k, const Activations& x, int row, float* y, size_t y_stride) {
     Taken<M> rows(x, row);
     const int blocks = k / kBlock;
@@ -220,7 +223,7 @@ template <class F, int M> struct Quantized {
     for (int b = 0; b < blocks; ++b) {
       if (F::header && b % (kSuperBlock / kBlock) == 0) super = F::open(p), p += F::header;
       if constexpr (M == 1)
-        for (int line = 0; line < F::block_bytes; line += 64) prefetch(p + line + 4096);
+        for (int line = 0; line < F::block_bytes; line += 64) prefetch(p + line + ahead);
       i32 sums[M];
       block_sums<F, M>(p, rows, sums);
       f32 scale = F::scale(p, super);

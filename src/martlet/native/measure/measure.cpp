@@ -48,7 +48,7 @@ double timed(int num_threads, const std::function<void(int)>& job) {
 uint64_t read_words(const uint64_t* p, size_t n) {
   uint64_t x[8] = {};
   for (size_t i = 0; i + 8 <= n; i += 8) {
-    __builtin_prefetch(p + i + 512);
+    __builtin_prefetch(p + i + 64);  // the distance that gave most
     for (int j = 0; j < 8; ++j) x[j] ^= p[i + j];
   }
   uint64_t all = 0;

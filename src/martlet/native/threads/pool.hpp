@@ -43,6 +43,8 @@ class Team {
   // The same on as many threads as are of use: fewer while other programs keep some of them waiting.
   void share(const std::function<void(int)>& job);
 
+  int present() const { return count_; }  // threads of the job, inside it
+
   // Inside a job, by `thread` of it: waits for every thread that runs it. All memory written before is seen after.
   void meet(int thread) { meet(thread, [] {}); }
 
