@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import martlet
 
@@ -51,3 +53,10 @@ def test_only_models_need_torch():
     assert not {"torch", "transformers"} & set(
         loaded_by("import martlet.engine, martlet.checkpoint, martlet.inference")
     )
+
+
+def test_nothing_of_the_package_is_left_out_of_what_is_installed():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["tool"]["scikit-build"]
+    # a bare name leaves out folders of that name at any depth, martlet.bench with bench
+    assert all(pattern.startswith("/") for pattern in project["sdist"]["exclude"])
+    assert project["wheel"]["exclude"] == ["martlet/native/**"]
