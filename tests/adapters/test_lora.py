@@ -41,6 +41,12 @@ CASES = {
     "layers": ("llama", "CausalLM", {"r": 4, "target_modules": ["q_proj"], "layers_to_transform": [0, 2]}, {}),
     "whole": ("llama", "CausalLM", {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, {}),
     "embeddings": ("llama", "CausalLM", {"r": 4, "target_modules": ["embed_tokens", "v_proj"]}, {}),
+    "dora-embeddings": (
+        "llama",
+        "CausalLM",
+        {"r": 4, "lora_alpha": 6, "target_modules": ["embed_tokens", "v_proj"], "use_dora": True},
+        {},
+    ),
     "tokens": ("llama", "CausalLM", {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": [5, 3]}, {}),
     "tied-tokens": (
         "gemma2",
@@ -133,7 +139,8 @@ def test_files_of_either_library_in_the_other(case, tmp_path):
 
 def test_gradients_are_pefts(tmp_path):
     theirs = hugging_face("CausalLM", "llama", tmp_path)
-    settings = {"r": 4, "target_modules": ["q_proj", "up_proj"], "use_dora": True, "init_lora_weights": False}
+    settings = {"r": 4, "target_modules": ["q_proj", "up_proj", "embed_tokens"], "use_dora": True}
+    settings |= {"init_lora_weights": False}
     theirs = peft.get_peft_model(theirs, peft.LoraConfig(**settings))
     theirs.save_pretrained(tmp_path / "adapter")
     base = martlet.AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -145,10 +152,41 @@ def test_gradients_are_pefts(tmp_path):
     for key, parameter in ours.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad == ("lora_" in key)
         if parameter.grad is not None:
+            key = key.replace("embed_tokens.lora_A", "embed_tokens.lora_embedding_A")
+            key = key.replace("embed_tokens.lora_B", "embed_tokens.lora_embedding_B")
             want = wanted[key.replace("base_model.", "base_model.model.", 1)]
             torch.testing.assert_close(parameter.grad, want, atol=1e-5, rtol=1e-3)
             compared += 1
-    assert compared == 3 * 2 * 3
+    assert compared == 3 * 2 * 3 + 3
+
+
+def test_adapters_in_the_base_dtype(tmp_path):
+    theirs = hugging_face("CausalLM", "llama", tmp_path)
+    load = lambda: martlet.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)  # noqa: E731
+    narrow = get_peft_model(load(), config(use_dora=True), autocast_adapter_dtype=False)
+    narrow.add_adapter("two", config(modules_to_save=["lm_head"]), autocast_adapter_dtype=False)
+    learnt = [each for name, each in narrow.named_parameters() if "lora_" in name]
+    assert {each.dtype for each in learnt} == {torch.bfloat16} and len(learnt) == 3 * 2 * 5
+    wide = get_peft_model(load(), config(use_dora=True))
+    assert {each.dtype for name, each in wide.named_parameters() if "lora_" in name} == {torch.float32}
+    with torch.no_grad():
+        want = wide(ids())[0].float()
+        assert (narrow(ids())[0].float() - want).norm() < 2**-5 * want.norm()  # a few of bfloat16's half units
+        narrow.save_pretrained(tmp_path / "narrow", selected_adapters=["default"])
+        again = PeftModel.from_pretrained(load(), tmp_path / "narrow", autocast_adapter_dtype=False)
+        assert torch.equal(again(ids())[0], narrow(ids())[0])
+        read = peft.PeftModel.from_pretrained(theirs.bfloat16(), tmp_path / "narrow", autocast_adapter_dtype=False)
+        assert (read(ids())[0].float() - want).norm() < 2**-5 * want.norm()
+
+
+def test_a_card_beside_the_adapter(base, tmp_path):
+    model = get_peft_model(base, config())
+    model.save_pretrained(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"base_model: {base.name_or_path}\nlibrary_name: peft\n" in card and base.name_or_path
+    (tmp_path / "out" / "README.md").write_text("my own")
+    model.save_pretrained(tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_text() == "my own"
 
 
 # One base, several adapters

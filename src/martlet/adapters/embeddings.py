@@ -18,7 +18,10 @@ from martlet.nn.draws import SampleDropout, mix
 
 
 class LoraEmbedding(LoraLinear):
-    """A table's rows + s (B A)'. A `(r, V)` begins at zero, B `(D, r)` normal, as PEFT's do."""
+    """A table's rows + s (B A)'. A `(r, V)` begins at zero, B `(D, r)` normal, as PEFT's do. With DoRA, a magnitude is
+    the length of one of the D columns."""
+
+    along = 0
 
     @property
     def bias(self) -> None:
@@ -48,9 +51,6 @@ class LoraEmbedding(LoraLinear):
         self.lora_dropout[name] = SampleDropout(0.0)  # PEFT has none here
         self.scaling[name] = scaling
 
-    def add_magnitude(self, name: str) -> None:
-        raise UnsupportedError("use_dora", "is for matrices, not for embeddings", remedy="Leave embeddings out.")
-
     def change(self, name: str) -> Tensor:
         """s (B A)', float32."""
         out: Tensor = (self.lora_A[name].float().T @ self.lora_B[name].float().T) * self.scaling[name]
@@ -58,7 +58,11 @@ class LoraEmbedding(LoraLinear):
 
     def _added(self, name: str, x: Tensor, base: Tensor) -> Tensor:
         low: Tensor = F.linear(F.embedding(x, self.lora_A[name].T), self.lora_B[name]) * self.scaling[name]
-        return low.to(base.dtype)
+        if name not in self.lora_magnitude_vector:
+            return low.to(base.dtype)
+        share = self.lora_magnitude_vector[name] / self._lengths(name).to(low.dtype)
+        changed: Tensor = ((share - 1) * base.to(low.dtype) + share * low).to(base.dtype)
+        return changed
 
 
 class TrainedTokens(Merges):

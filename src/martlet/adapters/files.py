@@ -24,6 +24,7 @@ from martlet.adapters.layers import LoraLinear, OwnCopy
 from martlet.arch import tensors
 from martlet.errors import ArgumentError, HubError, UnsupportedError, WeightsError
 from martlet.formats import open_weights
+from martlet.formats.files import write_aside
 from martlet.formats.safetensors import save_safetensors
 from martlet.hub import open_snapshot
 from martlet.nn.decoder import Decoder
@@ -83,6 +84,17 @@ def save_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> Non
         {"format": "pt"},
     )
     config.save_pretrained(folder, **changes)
+
+
+def write_card(folder: Path, base: str | None) -> None:
+    """README.md with the Hub's metadata of an adapter of `base`, where there is none."""
+    if (folder / "README.md").exists():
+        return
+    head = [f"base_model: {base}"] if base else []
+    lines = ["---", *head, "library_name: peft", "tags:", "- lora", "- martlet", "---", ""]
+    lines.append(f"# A LoRA adapter of `{base}`" if base else "# A LoRA adapter")
+    with write_aside(folder / "README.md") as file:
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 def adapter_state(model: Any, name: str, config: LoraConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -182,6 +194,9 @@ def fill_adapter(
                 base = names[f"{own}.weight"].name.removesuffix(".weight")
                 for leaf, table in (("A", module.lora_A), ("B", module.lora_B)):
                     table[name].copy_(take(f"{base}.lora_embedding_{leaf}", table[name].shape))
+                if name in module.lora_magnitude_vector:
+                    lengths = module.lora_magnitude_vector[name]
+                    lengths.copy_(take(f"{base}.lora_magnitude_vector", lengths.shape))
             elif isinstance(module, TrainedTokens) and name in module.indices:
                 base, rows = names[f"{own}.weight"].name.removesuffix(".weight"), module.trainable_tokens_delta[name]
                 rows.copy_(take(f"{base}.token_adapter.trainable_tokens_delta", rows.shape))
@@ -337,7 +352,7 @@ def keys_of(paths: Iterable[str]) -> str:
 
 
 HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-IDLE_WORDS = ("low_cpu_mem_usage", "torch_device", "autocast_adapter_dtype", "ephemeral_gpu_offload")  # of no effect
+IDLE_WORDS = ("low_cpu_mem_usage", "torch_device", "ephemeral_gpu_offload")  # of no effect
 
 
 def of_hub(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,8 +360,6 @@ def of_hub(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in (*HUB, *IDLE_WORDS):
             raise ArgumentError("from_pretrained", f"has no {name!r}", remedy=f"There are {', '.join(HUB)}.")
-    if given.get("autocast_adapter_dtype") is False:
-        raise UnsupportedError("autocast_adapter_dtype", "adapters are float32 on a half-precision base", found=False)
     return {name: value for name, value in given.items() if name in HUB}
 
 

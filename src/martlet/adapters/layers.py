@@ -86,6 +86,8 @@ class Merges(nn.Module):
 class LoraLinear(Merges):
     """W x + b + s B A dropout(x) for each active adapter; with DoRA, W + s B A scaled to learnt row magnitudes."""
 
+    along = 1  # what a magnitude is the length of: rows
+
     def __init__(self, base_layer: Any, switch: Switch) -> None:
         super().__init__(base_layer)
         self.switch = switch
@@ -163,7 +165,15 @@ class LoraLinear(Merges):
 
     def add_magnitude(self, name: str) -> None:
         """DoRA's magnitudes, at first the rows' own."""
-        self.lora_magnitude_vector[name] = nn.Parameter(self._row_norms(name).to(self.lora_A[name].dtype))
+        self.lora_magnitude_vector[name] = nn.Parameter(self._lengths(name).to(self.lora_A[name].dtype))
+
+    def narrow(self, name: str) -> None:
+        """An adapter in the dtype of the base's weight, where that is of floats."""
+        if not self.weight.is_floating_point():
+            return
+        for table in (self.lora_A, self.lora_B, self.lora_magnitude_vector):
+            if name in table:
+                table[name].data = table[name].data.to(self.weight.dtype)
 
     def remove(self, name: str) -> None:
         if name in self.taken:
@@ -178,9 +188,9 @@ class LoraLinear(Merges):
         out: Tensor = (self.lora_B[name].float() @ self.lora_A[name].float()) * self.scaling[name]
         return out
 
-    def _row_norms(self, name: str) -> Tensor:
+    def _lengths(self, name: str) -> Tensor:
         with torch.no_grad():  # taken as a constant (Liu et al. 2024, section 4.3)
-            norms: Tensor = (self.weight.float() + self.change(name)).norm(dim=1)
+            norms: Tensor = (self.weight.float() + self.change(name)).norm(dim=self.along)
         return norms
 
     def forward(self, x: Tensor) -> Tensor:
@@ -245,7 +255,7 @@ class LoraLinear(Merges):
         low: Tensor = F.linear(F.linear(dropped, a) * scaling, b)
         if name not in self.lora_magnitude_vector:
             return low.to(base.dtype)
-        share = self.lora_magnitude_vector[name] / self._row_norms(name).to(a.dtype)
+        share = self.lora_magnitude_vector[name] / self._lengths(name).to(a.dtype)
         if dropout.training and dropout.p > 0:
             plain = F.linear(dropped, self.weight.to(a.dtype))
         else:
@@ -263,7 +273,8 @@ class LoraLinear(Merges):
                 continue
             changed = weight + self.change(name)
             if name in self.lora_magnitude_vector:
-                changed = changed * (self.lora_magnitude_vector[name].float() / changed.norm(dim=1))[:, None]
+                share = self.lora_magnitude_vector[name].float() / changed.norm(dim=self.along)
+                changed = changed * share.unsqueeze(self.along)
             weight = changed
         return weight.to(self.weight.dtype)
 

@@ -20,6 +20,7 @@ from martlet.adapters.files import (
     load_adapter,
     of_hub,
     save_adapter,
+    write_card,
 )
 from martlet.adapters.layers import BASE, LoraLinear, OwnCopy, Routing, Switch
 from martlet.adapters.status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
@@ -36,7 +37,9 @@ class PeftModel(nn.Module):
     each row through its own: "__base__" is no adapter.
     """
 
-    def __init__(self, model: Any, peft_config: LoraConfig, adapter_name: str = "default") -> None:
+    def __init__(
+        self, model: Any, peft_config: LoraConfig, adapter_name: str = "default", autocast_adapter_dtype: bool = True
+    ) -> None:
         super().__init__()
         if not hasattr(model, "arch") or not hasattr(model, "parts") or isinstance(model, PeftModel):
             raise ArgumentError("get_peft_model", "needs a torch model of martlet's", found=type(model).__name__)
@@ -45,7 +48,7 @@ class PeftModel(nn.Module):
         self.switch = Switch()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        self.add_adapter(adapter_name, peft_config)
+        self.add_adapter(adapter_name, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
         self.set_adapter(adapter_name)
 
     def __getattr__(self, name: str) -> Any:
@@ -110,8 +113,15 @@ class PeftModel(nn.Module):
     def active_peft_config(self) -> LoraConfig:
         return self.peft_config[self.active_adapter]
 
-    def add_adapter(self, adapter_name: str, peft_config: LoraConfig) -> None:
-        """Puts a new adapter beside those there are; it acts when `set_adapter` says so."""
+    def add_adapter(
+        self,
+        adapter_name: str,
+        peft_config: LoraConfig,
+        low_cpu_mem_usage: bool = False,
+        autocast_adapter_dtype: bool = True,
+    ) -> None:
+        """Puts a new adapter beside those there are; it acts when `set_adapter` says so. `autocast_adapter_dtype`
+        False: in the base's dtype, else float32 on a half-precision one. `low_cpu_mem_usage` changes nothing."""
         if adapter_name in self.peft_config or adapter_name == BASE:
             raise ArgumentError("adapter_name", "must be new", found=repr(adapter_name))
         if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict, adapter_name):
@@ -138,6 +148,8 @@ class PeftModel(nn.Module):
             )
             if config.use_dora:
                 layer.add_magnitude(adapter_name)
+            if not autocast_adapter_dtype:
+                layer.narrow(adapter_name)
         for path in whole:
             self._own_copy(path).add(adapter_name)
         for path, tokens in find_token_tables(self.base_model, config).items():
@@ -188,9 +200,10 @@ class PeftModel(nn.Module):
         self, model_id: str | os.PathLike[str], adapter_name: str = "default", is_trainable: bool = False, **hub: Any
     ) -> None:
         """Adds an adapter saved by PEFT or here, of "org/name" or a folder; WeightsError if it does not fit exactly."""
+        is_wide = hub.pop("autocast_adapter_dtype", True)
         folder = adapter_folder(model_id, of_hub(hub))
         config = replace(LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable)
-        self.add_adapter(adapter_name, config)
+        self.add_adapter(adapter_name, config, autocast_adapter_dtype=is_wide)
         try:
             load_adapter(folder, self.base_model, adapter_name, config)
         except Exception:
@@ -228,6 +241,8 @@ class PeftModel(nn.Module):
         for own, parameter in self.base_model.named_parameters():
             if set(own.split(".")) & set(names):
                 parameter.requires_grad_(requires_grad)
+
+    prefix = "lora_"  # what the names of its weights begin with
 
     @property
     def peft_type(self) -> str:
@@ -321,6 +336,9 @@ class PeftModel(nn.Module):
             folder = Path(save_directory) if name == "default" else Path(save_directory) / name
             folder.mkdir(parents=True, exist_ok=True)
             save_adapter(folder, self.base_model, name, self.peft_config[name])
+        if names:
+            base = self.peft_config[names[0]].base_model_name_or_path or self.base_model.name_or_path
+            write_card(Path(save_directory), base)
 
     @classmethod
     def from_pretrained(
@@ -334,11 +352,12 @@ class PeftModel(nn.Module):
     ) -> PeftModel:
         """`model` with an adapter that PEFT or `save_pretrained` wrote, to run, or with `is_trainable` to learn.
         `config` in place of the file's."""
+        is_wide = hub.pop("autocast_adapter_dtype", True)
         folder = adapter_folder(model_id, of_hub(hub))
         config = replace(
             config or LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable
         )
-        made = cls(model, config, adapter_name)
+        made = cls(model, config, adapter_name, is_wide)
         load_adapter(folder, model, adapter_name, config)
         return made.train(model.training)
 
@@ -470,15 +489,14 @@ def get_peft_model(
 ) -> PeftModel:
     """`model`, frozen, with a new adapter that learns. The model is changed in place, as PEFT does.
 
-    `revision` of the base is kept in the config; `low_cpu_mem_usage` changes nothing here.
+    `revision` of the base is kept in the config; `autocast_adapter_dtype` as in `add_adapter`; `low_cpu_mem_usage`
+    changes nothing here.
     """
     if mixed:
         raise UnsupportedError("mixed", "adapters are of one kind, LoRA", found=mixed)
-    if not autocast_adapter_dtype:
-        raise UnsupportedError("autocast_adapter_dtype", "adapters are float32 on a half-precision base", found=False)
     if revision is not None and isinstance(peft_config, LoraConfig):
         peft_config = replace(peft_config, revision=revision)
-    return PeftModel(model, peft_config, adapter_name)
+    return PeftModel(model, peft_config, adapter_name, autocast_adapter_dtype)
 
 
 def prepare_model_for_kbit_training(
