@@ -67,7 +67,7 @@ class Audio:
         raise FeatureError("Audio", "takes a path, bytes, or an array with sampling_rate", found=repr(value)[:80])
 
     def decode_example(self, value: Any) -> Any:
-        """{"path", "array", "sampling_rate"}."""
+        """{"path", "array", "sampling_rate"}, which has the methods of torchcodec's decoder too."""
         if not isinstance(value, dict) or "bytes" not in value:
             return value
         source = value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
@@ -88,7 +88,8 @@ class Audio:
             raise FeatureError("Audio", "num_channels=2 needs one or two channels", found=len(sound))
         if self.sampling_rate and self.sampling_rate != rate:
             sound, rate = np.stack([resampled(row, rate, self.sampling_rate) for row in sound]), self.sampling_rate
-        return {"path": value["path"], "array": sound[0] if len(sound) == 1 else sound, "sampling_rate": int(rate)}
+        array = sound[0] if len(sound) == 1 else sound
+        return DecodedAudio({"path": value["path"], "array": array, "sampling_rate": int(rate)})
 
     def cast_storage(self, storage: pa.Array) -> pa.Array:
         """Arrow paths, bytes or structs as our struct."""
@@ -100,6 +101,40 @@ class Audio:
     def flatten(self) -> Any:
         """Bytes and path; a decoded sound has no columns of its own."""
         return self if self.decode else {"bytes": Value("binary"), "path": Value("string")}
+
+
+@dataclass(frozen=True)
+class AudioSamples:
+    """Samples as a torch tensor [channels, samples], where they begin, and how long they last."""
+
+    data: Any
+    pts_seconds: float
+    duration_seconds: float
+    sample_rate: int
+
+
+class DecodedAudio(dict[str, Any]):
+    """{"path", "array", "sampling_rate"}, and what scripts ask torchcodec's AudioDecoder for."""
+
+    def get_all_samples(self) -> AudioSamples:
+        """All of it."""
+        return self.get_samples_played_in_range()
+
+    def get_samples_played_in_range(
+        self, start_seconds: float = 0.0, stop_seconds: float | None = None
+    ) -> AudioSamples:
+        """The samples from `start_seconds` up to `stop_seconds`, or the end."""
+        import torch
+
+        rate, sound = self["sampling_rate"], np.atleast_2d(self["array"])
+        begin = round(start_seconds * rate)
+        end = sound.shape[1] if stop_seconds is None else min(round(stop_seconds * rate), sound.shape[1])
+        if not 0 <= begin < max(end, 1):
+            length = sound.shape[1] / rate
+            rule = f"must be a range within 0 to {length:g} seconds"
+            raise ArgumentError("get_samples_played_in_range()", rule, found=f"{start_seconds} to {stop_seconds}")
+        data = torch.from_numpy(np.ascontiguousarray(sound[:, begin:end]))
+        return AudioSamples(data, begin / rate, (end - begin) / rate, rate)
 
 
 def resampled(sound: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:

@@ -17,13 +17,14 @@ from martlet.datasets.kinds import ClassLabel, List, Value
 from martlet.datasets.sources.csv import Csv
 from martlet.datasets.sources.json import Json
 from martlet.datasets.sources.media import AUDIO, IMAGES
-from martlet.datasets.sources.parquet import Parquet
+from martlet.datasets.sources.parquet import Parquet, passing
 from martlet.datasets.sources.source import Source
 from martlet.datasets.widen import fit_table, unify_schemas
-from martlet.errors import DataFileError
+from martlet.errors import ArgumentError, DataFileError
 
 METADATA = {"metadata.csv": Csv, "metadata.jsonl": Json, "metadata.parquet": Parquet}
 NUM_ROWS = 1000
+ROW = "\0row"  # a column of numbers, under a name that no folder's has
 LINKED_ROWS = 100  # rows of metadata whose files, where they are not local, are read at a time
 
 
@@ -31,6 +32,7 @@ LINKED_ROWS = 100  # rows of metadata whose files, where they are not local, are
 class Folder(Source):
     """A row a file, with `label` by folder where there are several; or the rows of metadata.csv, .jsonl or .parquet.
 
+    `filters`, as of Parquet, are conditions on the metadata or the label's number: files of other rows are not read.
     In metadata, `file_name` (and any `x_file_name`, `file_names`) names files beside it and becomes the file's column.
     """
 
@@ -38,13 +40,25 @@ class Folder(Source):
     endings: ClassVar[frozenset[str]]
     drop_labels: bool | None = None
     drop_metadata: bool | None = None
+    filters: Any = None
     labels: list[str] = field(default_factory=list)
     has_metadata: bool = False
     columns: Features | None = None
     described: dict[str, DataFile] = field(default_factory=dict)  # every file by its path: streams read one at a time
 
     def options(self) -> dict[str, Any]:
-        return {"on_error": self.on_error, "drop_labels": self.drop_labels, "drop_metadata": self.drop_metadata}
+        return {name: getattr(self, name) for name in ("on_error", "drop_labels", "drop_metadata", "filters")}
+
+    def _passing(self, table: pa.Table) -> pa.Table:
+        """The rows of metadata, or labels, that pass the filters: files of the others are not read."""
+        if self.filters is None:
+            return table
+        try:
+            return passing(table, self.filters)
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as problem:
+            remedy = f"The columns are {', '.join(name for name in table.column_names if name != ROW)}."
+            found = str(problem).split("\n")[0].split(" in \0")[0]
+            raise ArgumentError("filters", "cannot be evaluated", found=found, remedy=remedy) from problem
 
     def _kind(self) -> Any:
         raise NotImplementedError
@@ -115,13 +129,17 @@ class Folder(Source):
         if self.has_metadata:
             for file in files:
                 if file.name in METADATA:
-                    for table in self._rows(file):
+                    for table in map(self._passing, self._rows(file)):
                         for first in range(0, table.num_rows, LINKED_ROWS):
                             yield self._linked(file, table.slice(first, LINKED_ROWS), self.described)
             return
         media = [file for file in files if self._is_media(file)]
         for first in range(0, len(media), NUM_ROWS):
             group = media[first : first + NUM_ROWS]
+            if self.filters is not None:
+                labels = {"label": [self.labels.index(_folder_name(file)) for file in group]} if self.labels else {}
+                kept = self._passing(pa.table({ROW: list(range(len(group))), **labels})).column(ROW)
+                group = [group[number] for number in kept.to_pylist()]
             columns = {self.column: pa.array([_reference(file) for file in group], self._kind()())}
             if self.labels:
                 columns["label"] = pa.array([self.labels.index(_folder_name(file)) for file in group], pa.int64())

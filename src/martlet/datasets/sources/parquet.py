@@ -35,24 +35,19 @@ class Parquet(Source):
             raise ArgumentError("on_bad_files", "must be 'error', 'warn' or 'skip'", found=repr(self.on_bad_files))
 
     def tables(self, file: DataFile) -> Iterator[pa.Table]:
-        import pyarrow.dataset as pad
         import pyarrow.parquet as pq
 
         with file.open() as stream:
             try:
                 reader = pq.ParquetFile(stream, memory_map=file.is_local)
                 named_once(str(file), reader.schema_arrow)
-                if self.filters is not None:
-                    asked = pq.filters_to_expression(self.filters) if isinstance(self.filters, list) else self.filters
                 for batch in reader.iter_batches(
                     self.batch_size or 8192,
                     columns=wanted_columns(self.columns, reader.schema_arrow.names),
                     use_threads=self.num_threads != 1,
                 ):
                     table = pa.Table.from_batches([batch])
-                    if self.filters is not None:
-                        table = pad.dataset(table).to_table(filter=asked)
-                    yield plain_table(table)
+                    yield plain_table(table if self.filters is None else passing(table, self.filters))
                 if not reader.metadata.num_rows:
                     yield plain_table(reader.schema_arrow.empty_table())
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, KeyError) as problem:
@@ -87,6 +82,16 @@ class Arrow(Source):
                     yield plain_table(reader.schema.empty_table())
             except (pa.ArrowInvalid, OSError) as problem:
                 raise unreadable(file, "Arrow", problem) from problem
+
+
+def passing(table: pa.Table, filters: Any) -> pa.Table:
+    """The rows that pass: `filters` is an Arrow expression, or a list of (column, comparison, value)."""
+    import pyarrow.dataset as pad
+    import pyarrow.parquet as pq
+
+    return pad.dataset(table).to_table(
+        filter=pq.filters_to_expression(filters) if isinstance(filters, list) else filters
+    )
 
 
 def wanted_columns(columns: Sequence[str] | None, names: list[str]) -> list[str] | None:

@@ -65,7 +65,7 @@ ELSEWHERE = frozenset(
 )
 # of two endings as frequent, the later one here wins
 _FAVOURITES = (".csv", ".json", ".jsonl", ".arrow", ".parquet")
-_OURS = {"types", "left", "num_threads", "columns", "labels", "has_metadata", "json_paths", "described"}
+_OURS = {"types", "left", "said", "num_threads", "columns", "labels", "has_metadata", "json_paths", "described"}
 
 
 def make_source(kind: str, options: dict[str, Any], *, num_threads: int | None = None) -> Source:
