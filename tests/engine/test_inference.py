@@ -1,6 +1,8 @@
 """`backend="native"`: what it gives, what it refuses, and that no torch is loaded on its way."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -190,3 +192,7 @@ def test_what_only_a_torch_module_does_is_said(folder):
     with pytest.raises(AttributeError, match="has no 'num_parameters': load it with backend='torch'"):
         model.num_parameters()
     assert getattr(model, "no_such", 5) == 5
+    for copied in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(UnsupportedError, match="neither pickled nor copied deeply"):
+            copied(model)
+    assert copy.copy(model).generate([[3, 5]], max_new_tokens=2) == model.generate([[3, 5]], max_new_tokens=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,11 @@ class EngineModel:
     def end_rows(self) -> None:
         """Ends the engine of this process, so that weights can be set. Close its sessions first; a new one begins."""
         self._rows.pop(os.getpid(), None)
+
+    def __reduce__(self) -> NoReturn:
+        """UnsupportedError: packed weights are of this process and processor."""
+        remedy = "Load the model again where it is wanted."
+        raise UnsupportedError("native engine", "a model on it can be neither pickled nor copied deeply", remedy=remedy)
 
     @property
     def packed_bytes(self) -> int:

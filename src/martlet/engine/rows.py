@@ -62,7 +62,7 @@ class Rows:
     def end(self, row: int, ids: list[int], *, keep: bool) -> None:
         """Gives up a row; with `keep`, not before memory is needed or others that ended later fill what is kept."""
         held = self.engine.length(row)
-        length = min(held, self._max_kept * PAGE) // PAGE * PAGE
+        length = min(held, self._max_kept * PAGE)
         if not keep or not length or any(turns_over(rope, length, held) for rope in self.ropes):
             self.engine.release(row)
             return
@@ -78,7 +78,9 @@ class Rows:
                 if common == len(kept):
                     self._drop(number)
             self._kept[row] = new
-            while sum(map(len, self._kept.values())) > self._max_kept * PAGE or len(self._kept) > KEPT_ROWS:
+            while (
+                sum(-(-len(ids) // PAGE) for ids in self._kept.values()) > self._max_kept or len(self._kept) > KEPT_ROWS
+            ):
                 self._drop(next(iter(self._kept)))
 
     def make_room(self, needed: Callable[[], int]) -> bool:

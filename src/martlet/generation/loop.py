@@ -123,7 +123,9 @@ class Decoder:
         for row, past in begun:
             if row.request.choice is not None and not self.records.keeps_any:
                 row.chooser = self.session.chooser(row.request.choice, row.stream, row.ids.view())
-            self._select(row, past.logits_V.copy(), past.unconditional_V, past.hidden_states, past.attentions)
+            # processors may write on what they get, which several sequences of one prompt share
+            logits_V = past.logits_V if row.request.num_sequences == 1 else past.logits_V.copy()
+            self._select(row, logits_V, past.unconditional_V, past.hidden_states, past.attentions)
             if row.reason is None:
                 self._live.append(row)
             else:
