@@ -7,7 +7,7 @@ from tiny import SIZES, Words, assert_equal, make_rows, weights_of
 
 import martlet
 from martlet.errors import TrainingDataError
-from martlet.training import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+from martlet.training import DataCollatorForLanguageModeling, DataCollatorForMultipleChoice, Trainer, TrainingArguments
 
 BERT = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
 
@@ -25,6 +25,8 @@ def rows_of(task):
                 row["label"] = number / 8 - 1
             case "tokens":
                 row["labels"] = [token % 3 for token in ids]
+            case "choices":
+                row["input_ids"], row["label"] = [ids, ids[::-1], ids[:2]], number % 3
             case "answers":
                 row["start_positions"], row["end_positions"] = 0, len(ids) - 1
     return rows
@@ -37,6 +39,13 @@ CASES = {
     "tokens": ("TokenClassification", {"num_labels": 3}),
     "answers": ("QuestionAnswering", {}),
     "masked": ("MaskedLM", {}),
+    "choices": ("MultipleChoice", {}),
+}
+
+
+COLLATORS = {
+    "masked": DataCollatorForLanguageModeling(Words(), mlm_probability=0.4),
+    "choices": DataCollatorForMultipleChoice(Words()),
 }
 
 
@@ -50,7 +59,7 @@ def make(folder, family, task, rows=None, stop=None, **given):
     args = TrainingArguments(folder, per_device_train_batch_size=4, disable_tqdm=True, **{**shared, **given})
     return Trainer(
         model, args, train_dataset=rows or rows_of(task), callbacks=[Dies(stop)] if stop else None,
-        data_collator=DataCollatorForLanguageModeling(Words(), mlm_probability=0.4) if task == "masked" else None,
+        data_collator=COLLATORS.get(task),
     )  # fmt: skip
 
 
@@ -91,6 +100,8 @@ def test_the_models_own_loss_is_the_objectives(tmp_path, task):
         ("several", {"labels": [1.0, 0.0]}, "3 zeros and ones"),
         ("number", {"label": float("nan")}, "finite numbers"),
         ("answers", {"start_positions": -1}, "places of tokens"),
+        ("choices", {"label": 3}, "below 3, or -100; found 3. A label is the place"),
+        ("choices", {"input_ids": [1, 2]}, "a list of ids for each choice"),
     ],
 )
 def test_labels_that_cannot_be_meant(tmp_path, task, change, says):

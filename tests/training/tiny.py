@@ -43,7 +43,8 @@ class Words:
         rest = [width - len(row["input_ids"]) for row in rows]
         ids = [list(row["input_ids"]) + [0] * more for row, more in zip(rows, rest, strict=True)]
         mask = [[1] * (width - more) + [0] * more for more in rest]
-        return {"input_ids": np.array(ids), "attention_mask": np.array(mask)}
+        made = {"input_ids": np.array(ids), "attention_mask": np.array(mask)}
+        return {name: torch.from_numpy(each) for name, each in made.items()} if return_tensors == "pt" else made
 
 
 def weights_of(model):

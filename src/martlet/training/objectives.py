@@ -77,15 +77,14 @@ def loss_of(outputs: Any) -> Tensor | None:
     return outputs.get("loss") if isinstance(outputs, dict) else getattr(outputs, "loss", None)
 
 
-def _check_ids(labels: Tensor, num_labels: int) -> None:
+def _check_ids(labels: Tensor, num_labels: int, remedy: str = "Set num_labels= when the model is made.") -> None:
     if labels.dtype != torch.int64:
         raise TrainingDataError("labels", "must be whole numbers: the ids of classes", found=str(labels.dtype))
     real = labels[labels != IGNORED]
     if len(real) and (int(real.min()) < 0 or int(real.max()) >= num_labels):
         bad = int(real.min() if int(real.min()) < 0 else real.max())
         raise TrainingDataError(
-            "labels", f"must be at least 0 and below {num_labels}, or -100", found=bad,
-            remedy="Set num_labels= when the model is made.",
+            "labels", f"must be at least 0 and below {num_labels}, or -100", found=bad, remedy=remedy,
         )  # fmt: skip
 
 
@@ -247,6 +246,22 @@ class QuestionObjective(Objective):
         return total  # type: ignore[no-any-return]
 
 
+class ChoiceObjective(Objective):
+    """The right one of a row's choices."""
+
+    def check(self, inputs: Inputs) -> None:
+        if inputs["labels"].ndim != 1:
+            raise TrainingDataError(
+                "labels", "must be the place of one choice a row", found=f"shape {list(inputs['labels'].shape)}"
+            )
+        if "input_ids" in inputs:
+            _check_ids(inputs["labels"], inputs["input_ids"].shape[1], "A label is the place of a row's right choice.")
+
+    def of_outputs(self, outputs: Any, inputs: Inputs, smoothing: float) -> Tensor:
+        logits = logits_of(outputs)
+        return cross_entropy_sum(logits, inputs["labels"].to(logits.device), smoothing)
+
+
 class OwnObjective(Objective):
     """A module that returns its own loss, a mean over the batch's items."""
 
@@ -288,6 +303,7 @@ _KINDS: tuple[tuple[str, type[Objective]], ...] = (
     ("TokenClassification", TokenObjective),
     ("SequenceClassification", SequenceObjective),
     ("QuestionAnswering", QuestionObjective),
+    ("MultipleChoice", ChoiceObjective),
 )
 
 

@@ -28,6 +28,7 @@ class RowReader:
     needs_labels: bool = False  # the objective's labels are a column of their own
     label_names: tuple[str, ...] = LABELS
     learns_text: bool = False  # the labels of a text are its own tokens
+    has_choices: bool = False  # a row's ids are a list for each choice
 
     def read(self, row: Any, number: int) -> Any:
         """The sample of row `number`. TrainingDataError says what is wrong with it."""
@@ -76,25 +77,36 @@ class RowReader:
 
     def _check(self, sample: Row, number: int) -> None:
         ids = sample.get("input_ids")
-        if ids is not None:
-            array = _whole_numbers(ids, f"row {number}, column 'input_ids'")
-            if not array.size:
-                raise TrainingDataError(f"row {number}", "must have a token", found="none")
-            if self.context and len(array) > self.context:
+        if ids is not None and self.has_choices:
+            if not isinstance(ids, list | tuple) or not ids or not all(hasattr(each, "__len__") for each in ids):
                 raise TrainingDataError(
-                    f"row {number}", f"must be within the model's context of {self.context} tokens",
-                    found=f"{len(array)} tokens", remedy="Tokenize with truncation=True, or cut it into several rows.",
+                    f"row {number}, column 'input_ids'", "must hold a list of ids for each choice",
+                    found=str(ids)[:40],
                 )  # fmt: skip
-            if self.vocab_size and (array.min() < 0 or array.max() >= self.vocab_size):
-                bad = int(array.min() if array.min() < 0 else array.max())
-                raise TrainingDataError(
-                    f"row {number}, column 'input_ids'", f"ids must be below the vocabulary of {self.vocab_size}",
-                    found=bad, remedy="Is it the tokenizer of this model?",
-                )  # fmt: skip
+            for each in ids:
+                self._check_ids(each, number)
+        elif ids is not None:
+            self._check_ids(ids, number)
         if self.needs_labels and not any(name in sample for name in self.label_names):
             raise TrainingDataError(
                 f"row {number}", f"must have a label: a column {' or '.join(map(repr, self.label_names))}",
                 found=", ".join(sorted(sample)),
+            )  # fmt: skip
+
+    def _check_ids(self, ids: Any, number: int) -> None:
+        array = _whole_numbers(ids, f"row {number}, column 'input_ids'")
+        if not array.size:
+            raise TrainingDataError(f"row {number}", "must have a token", found="none")
+        if self.context and len(array) > self.context:
+            raise TrainingDataError(
+                f"row {number}", f"must be within the model's context of {self.context} tokens",
+                found=f"{len(array)} tokens", remedy="Tokenize with truncation=True, or cut it into several rows.",
+            )  # fmt: skip
+        if self.vocab_size and (array.min() < 0 or array.max() >= self.vocab_size):
+            bad = int(array.min() if array.min() < 0 else array.max())
+            raise TrainingDataError(
+                f"row {number}, column 'input_ids'", f"ids must be below the vocabulary of {self.vocab_size}",
+                found=bad, remedy="Is it the tokenizer of this model?",
             )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from martlet.errors import ArgumentError, TrainingDataError, UnsupportedError
 from martlet.nn.compute import computing_in_float32, has_bfloat16_products
 from martlet.nn.draws import number_places
+from martlet.nn.heads import MultipleChoice
 from martlet.training.arguments import TrainingArguments
 from martlet.training.batches import Batches
 from martlet.training.callbacks import Callbacks, DefaultFlowCallback, TrainerCallback
@@ -24,7 +25,7 @@ from martlet.training.evaluation import EvalLoopOutput, evaluation_loop
 from martlet.training.feed import Fetcher, MapFeed, StreamFeed, has_length, lengths_of
 from martlet.training.items import ItemCount, takes_item_count
 from martlet.training.loop import Loop
-from martlet.training.objectives import CausalObjective, Objective, find_objective, loss_of
+from martlet.training.objectives import CausalObjective, Objective, find_objective, loss_of, unwrapped
 from martlet.training.optimizers import build_optimizer, builder, parameter_groups
 from martlet.training.order import Order
 from martlet.training.outputs import PredictionOutput, TrainOutput
@@ -390,6 +391,7 @@ class Trainer(Surface):
             needs_labels=is_training and self.objective.needs_labels and self._collator is None,
             label_names=names,
             learns_text=isinstance(self.objective, CausalObjective) and self._collator is None,
+            has_choices=isinstance(unwrapped(self.model), MultipleChoice),
         )
 
     def fetcher(self, dataset: Any, is_training: bool) -> Fetcher:
