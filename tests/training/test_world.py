@@ -90,6 +90,20 @@ def test_shards_reload_on_another_number_of_ranks(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_evaluation_of_ranks_with_batches_or_without(tmp_path, fsdp):
+    """Four rows, one a batch: of three ranks the first has two batches. The best weights come back at the end."""
+    shared = {
+        "max_steps": 6, "rows": 24, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "save_steps": 2,
+        "load_best_model_at_end": True, "learning_rate": 0.3, "optim": "sgd", "per_device_eval_batch_size": 1,
+    }  # fmt: skip
+    alone, (_, wanted) = run_ranks(tmp_path / "1", 1, **shared, per_device_train_batch_size=6)
+    ours, (_, found) = run_ranks(tmp_path / "3", 3, **shared, per_device_train_batch_size=2, fsdp=fsdp)
+    assert len(wanted) == 4 and found == pytest.approx(wanted, rel=1e-4)
+    assert_near(alone, ours, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_a_lost_rank_ends_the_others(tmp_path):
     ranks = start_ranks(
         tmp_path, 2, num_train_epochs=1000, rows=22, per_device_train_batch_size=3, save_steps=5, save_total_limit=2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -44,7 +45,9 @@ def evaluation_loop(
     sums = [0.0, 0.0, 0.0]  # loss, supervised items, samples
     was_training = trainer.model.training
     trainer.model.eval()
+    stack = contextlib.ExitStack()
     try:
+        stack.enter_context(world.whole())
         for number, batch, is_last in _with_last(numbered):
             with trainer.computing():
                 loss, items, logits, labels = _one(trainer, batch, loss_only, ignore_keys)
@@ -62,6 +65,7 @@ def evaluation_loop(
                     kept.append(part)
             trainer.event("on_prediction_step")
     finally:
+        stack.close()
         trainer.model.train(was_training)
     if not sums[2] and world.size == 1:
         raise TrainingDataError(f"{prefix} dataset", "must have rows", found="none")

@@ -23,8 +23,7 @@ from martlet.training.evaluation import to_device
 from martlet.training.feed import Batch, MapFeed, Step, seeded
 from martlet.training.heap import Heap
 from martlet.training.outputs import TrainOutput
-from martlet.training.runs import Progress, check_identity, find_resume, identity_of, load_run, save_run
-from martlet.training.weights import load_weights
+from martlet.training.runs import Progress, check_identity, find_resume, identity_of, load_best, load_run, save_run
 from martlet.training.world import touch
 
 RECENT = 100  # steps whose median loss an explosion is measured against
@@ -267,11 +266,15 @@ class Loop:
         seed, step = self.args.seed, self.trainer.state.global_step
         mask, ids = batch.inputs.get("attention_mask"), batch.inputs.get("input_ids")
         lengths: tuple[int, ...] = ()
+        own = batch.samples
+        if isinstance(ids, Tensor) and ids.ndim == 3:  # the model reads each choice as a row
+            own = tuple(sample * ids.shape[1] + choice for sample in own for choice in range(ids.shape[1]))
+            ids, mask = ids.flatten(0, 1), None if mask is None else mask.flatten(0, 1)
         if isinstance(mask, Tensor) and mask.ndim == 2:
             lengths = tuple(int(each) for each in mask.sum(1).tolist())
         elif isinstance(ids, Tensor):
             lengths = (ids.shape[1],) * ids.shape[0]
-        samples = batch.samples if len(lengths) == len(batch.samples) else ()
+        samples = own if len(lengths) == len(own) else ()
         with (
             seeded(seed, step, turn, self.world.rank),
             drawing(seed, step, samples, lengths if samples else ()) as draws,
@@ -395,7 +398,7 @@ class Loop:
         }
         trainer.log(dict(metrics))
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            load_weights(trainer.model, Path(state.best_model_checkpoint))
+            load_best(trainer, Path(state.best_model_checkpoint))
         trainer.event("on_train_end")
         trainer.model.eval()
         return TrainOutput(state.global_step, mean, {**metrics, "epoch": state.epoch})

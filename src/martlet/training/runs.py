@@ -115,6 +115,23 @@ def _load_shards(trainer: Any, folder: Path) -> None:
     )
 
 
+def load_best(trainer: Any, folder: Path) -> None:
+    """Gives the trainer the weights of a checkpoint of its own run. Every rank must call it."""
+    if not trainer.world.shards:
+        load_weights(trainer.model, folder)
+        return
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    if not (folder / SHARDS).is_dir():
+        raise CheckpointError(
+            str(folder), "holds no shards to load the best model from", remedy="Leave save_only_model off with fsdp."
+        )
+    state: dict[str, Any] = {"model": get_model_state_dict(trainer.model)}
+    load(state, checkpoint_id=folder / SHARDS)
+    set_model_state_dict(trainer.model, state["model"])
+
+
 def find_resume(asked: Any, output: Path) -> Path | None:
     """The checkpoint that `resume_from_checkpoint` means, whole and verified; None for a fresh start."""
     if asked in (None, False):

@@ -38,6 +38,7 @@ class World:
         self.bucket_mb = args.ddp_bucket_cap_mb
         config: Any = args.fsdp_config or {}
         self.reshards = bool(config.get("reshard_after_forward", True))
+        self.root: nn.Module | None = None  # what `share` cut in shards
 
     @property
     def is_first(self) -> bool:
@@ -106,7 +107,28 @@ class World:
         for block in [each for each in model.modules() if isinstance(each, Block)]:
             fully_shard(block, reshard_after_forward=self.reshards)
         fully_shard(step)
+        self.root = step
         return step
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, each rank holds all weights, and may run the model as often as it has batches."""
+        if self.root is None:
+            yield
+            return
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
+        fully_shard.state(self.root)._lazy_init()  # type: ignore[attr-defined]  # else the first block would be the root
+        parts = [each for each in self.root.modules() if isinstance(each, FSDPModule)]
+        for each in parts:
+            each.set_reshard_after_forward(False, recurse=False)
+            each.unshard()
+        try:
+            yield
+        finally:
+            for each in parts:
+                each.reshard()
+                each.set_reshard_after_forward(self.reshards and each is not self.root, recurse=False)
 
     @contextlib.contextmanager
     def holding(self, step: nn.Module, is_last: bool) -> Iterator[None]:
