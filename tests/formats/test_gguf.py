@@ -123,7 +123,8 @@ def test_metadata_is_decoded_on_first_use_only(tmp_path):
     metadata = GgufFile(tmp_path / "x").metadata
     assert "tokens" in metadata and len(metadata) == 2 and not metadata._values
     assert metadata["n"] == 1 and list(metadata._values) == ["n"]
-    assert metadata["tokens"] is metadata["tokens"]
+    assert metadata.take("tokens") == ["a"] * 10 and list(metadata._values) == ["n"]  # nor kept
+    assert metadata["tokens"] is metadata["tokens"] is metadata.take("tokens")
     assert metadata.get("absent", 7) == 7
 
 

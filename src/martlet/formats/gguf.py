@@ -124,6 +124,10 @@ class Metadata(Mapping[str, Any]):
             self._values[key] = self._cursor.value(key, *self._places[key])
         return self._values[key]
 
+    def take(self, key: str) -> Any:
+        """A value for who has it alone: a vocabulary's strings take ten times the file's bytes, and are not kept."""
+        return self._values[key] if key in self._values else self._cursor.value(key, *self._places[key])
+
     def __contains__(self, key: object) -> bool:
         return key in self._places
 

@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from martlet.errors import TokenizerError
+from martlet.formats.gguf import Metadata
 from martlet.tokenizers.bytelevel import split_backend, split_merges
 from martlet.tokenizers.pretokenizers import PreTokenizer, find_pre_tokenizer
 from martlet.tokenizers.settings import Settings, check_keywords, settings_from
@@ -84,6 +85,7 @@ def _byte_level(
         raise TokenizerError(subject, "needs tokenizer.ggml.merges")
     pre = _pre_tokenizer(metadata, subject)
     merges = split_merges(lines, f"{subject}: tokenizer.ggml.merges")
+    del lines  # the most memory is in use below
     return split_backend(_vocabulary(tokens, subject), merges, pre.patterns, pre.ignore_merges, subject)
 
 
@@ -204,7 +206,7 @@ def _get(metadata: Mapping[str, Any], key: str, kind: type, subject: str, defaul
     full = f"tokenizer.ggml.{key}"
     if full not in metadata:
         return default
-    value = metadata[full]
+    value = metadata.take(full) if kind is list and isinstance(metadata, Metadata) else metadata[full]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         words = {str: "text", list: "a list of strings", bool: "true or false", int: "a whole number"}
         raise TokenizerError(subject, f"{full} must be {words[kind]}", found=type(value).__name__)
