@@ -76,7 +76,9 @@ TEST(what_was_forgotten_of_a_page_is_zeros) {
     int row = cache.add();
     cache.extend(row, kPage);
     uint8_t* page = cache.pages(row)[0];
-    std::memset(page, 0xff, cache.page_bytes());
+    for (int head = 0; head < 3; ++head)
+      for (size_t at : {cache.key_offset(head), cache.value_offset(head)})
+        std::memset(page + at, 0xff, cache.page_bytes() / 6);
     cache.truncate(row, 7);
     cache.extend(row, 1);
     const size_t bytes = info(dtype).bytes;
@@ -88,6 +90,23 @@ TEST(what_was_forgotten_of_a_page_is_zeros) {
             uint8_t value = page[cache.value_offset(head) + size_t(slot * 5 + d) * bytes + b];
             CHECK(key == (slot < 7 ? 0xff : 0) && value == key);
           }
+  }
+}
+
+// A head's keys of one page follow those of the page before, where nobody else took a page between.
+TEST(pages_of_a_sequence_lie_beside_each_other) {
+  for (int64_t max_pages : {int64_t(0), int64_t(8), int64_t(12), int64_t(3)}) {
+    Cache cache(3, 4, KvDtype::BF16, max_pages);
+    const size_t block = cache.page_bytes() / 6;
+    for (int round = 0; round < 2; ++round) {
+      int row = cache.add();
+      cache.extend(row, 3 * kPage);
+      const auto& pages = cache.pages(row);
+      const bool is_beside = max_pages != 3;
+      CHECK((pages[1] == pages[0] + block) == is_beside && (pages[2] == pages[1] + block) == is_beside);
+      CHECK(cache.key_offset(1) == size_t(max_pages == 3 ? 1 : max_pages == 12 ? 4 : 8) * 2 * block);
+      cache.release(row);
+    }
   }
 }
 

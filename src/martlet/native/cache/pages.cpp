@@ -13,7 +13,11 @@
 namespace martlet {
 
 Cache::Cache(int num_heads, int head_dim, KvDtype dtype, int64_t max_pages)
-    : num_heads_(num_heads), head_dim_(head_dim), dtype_(dtype), max_pages_(max_pages) {}
+    : num_heads_(num_heads), head_dim_(head_dim), dtype_(dtype), max_pages_(max_pages) {
+  constexpr size_t kMostBeside = 8, kMostBytes = 4 << 20;
+  auto fits = [&](size_t count) { return count * page_bytes() <= kMostBytes && size_t(max_pages) % count == 0; };
+  while (beside_ < kMostBeside && fits(2 * beside_)) beside_ *= 2;
+}
 
 Cache::~Cache() = default;
 
@@ -33,18 +37,19 @@ void Cache::trim() {
 
 // As large as all slabs before, from a quarter of a megabyte to 32, and not beyond the limit.
 void Cache::add_slab() {
-  const size_t there = free_.size() + holders_.size(), stride = page_stride();
-  size_t count = std::clamp(there * stride, size_t(256) << 10, size_t(32) << 20) / stride;
-  if (max_pages_) count = std::min(count, size_t(std::max<int64_t>(pages_free(), 1)));
-  count = std::max<size_t>(count, 1);
+  const size_t there = free_.size() + holders_.size(), bundle = beside_ * page_bytes();
+  size_t bundles = std::clamp(there * page_bytes(), size_t(256) << 10, size_t(32) << 20) / bundle;
+  if (max_pages_) bundles = std::min(bundles, (size_t(max_pages_) - there) / beside_);
+  bundles = std::max<size_t>(bundles, 1);
+  const size_t count = bundles * beside_;
   free_.reserve(there + count);  // giving a page up must not fail
-  Slab slab{map_memory(count * stride), count, 0};
+  Slab slab{map_memory(bundles * bundle), count, 0};
   auto after = std::upper_bound(slabs_.begin(), slabs_.end(), slab, [](const Slab& l, const Slab& r) {
     return l.memory.get() < r.memory.get();
   });
   uint8_t* first = slab.memory.get();
   slabs_.insert(after, std::move(slab));
-  for (size_t i = count; i-- > 0;) free_.push_back(first + i * stride);
+  for (size_t i = count; i-- > 0;) free_.push_back(first + i / beside_ * bundle + i % beside_ * block_bytes());
 }
 
 const Cache::Sequence& Cache::at(int sequence) const {
@@ -78,7 +83,8 @@ void Cache::truncate(int sequence, int64_t length) {
 }
 
 void Cache::release(int sequence) {
-  for (uint8_t* page : at(sequence).pages) drop(page);
+  std::vector<uint8_t*>& pages = at(sequence).pages;
+  while (!pages.empty()) drop(pages.back()), pages.pop_back();  // so that the next takes the first first
   sequences_.erase(sequence);
 }
 
@@ -97,7 +103,7 @@ void Cache::extend(int sequence, int64_t count) {
   if (pages_needed(sequence, count) > pages_free()) throw std::bad_alloc();
   if (count && s.length % kPage && holders_.at(s.pages.back()) > 1) {
     uint8_t* own = acquire();
-    std::memcpy(own, s.pages.back(), page_bytes());
+    each_block([&](size_t at) { std::memcpy(own + at, s.pages.back() + at, block_bytes()); });
     drop(s.pages.back());
     s.pages.back() = own;
   }
@@ -111,6 +117,10 @@ void Cache::extend(int sequence, int64_t count) {
     throw;
   }
   s.length += count;
+}
+
+template <class F> void Cache::each_block(F&& f) const {
+  for (int h = 0; h < num_heads_; ++h) f(key_offset(h)), f(value_offset(h));
 }
 
 // What was forgotten of a page may be NaN, and is multiplied by zero.
@@ -128,7 +138,7 @@ uint8_t* Cache::acquire() {
   uint8_t* page = free_.back();
   holders_.emplace(page, 1);
   free_.pop_back();
-  std::memset(page, 0, page_bytes());  // positions not yet written are multiplied by zero, so they must be finite
+  each_block([&](size_t at) { std::memset(page + at, 0, block_bytes()); });  // positions not yet written are multiplied by zero, so they must be finite
   return page;
 }
 

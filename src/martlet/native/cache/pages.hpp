@@ -37,9 +37,9 @@ class Cache {
   void extend(int sequence, int64_t count);
 
   const std::vector<uint8_t*>& pages(int sequence) const { return at(sequence).pages; }
-  // Of a head's keys and values in a page, in bytes.
-  size_t key_offset(int layer_head) const { return size_t(layer_head) * 2 * block_bytes(); }
-  size_t value_offset(int layer_head) const { return key_offset(layer_head) + block_bytes(); }
+  // Of a head's keys and values in a page, in bytes: between them lie those of the pages beside it.
+  size_t key_offset(int layer_head) const { return size_t(layer_head) * 2 * beside_ * block_bytes(); }
+  size_t value_offset(int layer_head) const { return key_offset(layer_head) + beside_ * block_bytes(); }
 
  private:
   struct Sequence {
@@ -48,6 +48,7 @@ class Cache {
     bool is_cut = false;  // its last page holds forgotten positions
   };
   // Pages that were asked for together: large pages of the system's hold several, and a step reads all heads of all.
+  // `beside_` pages at a time lie as [head][key or value][page]: a head's keys of a sequence follow one another in memory.
   struct Slab {
     std::shared_ptr<uint8_t> memory;
     size_t num_pages = 0, num_free = 0;  // num_free: counted when trimming
@@ -57,7 +58,7 @@ class Cache {
   int keep(Sequence sequence);
   size_t block_bytes() const { return size_t(head_dim_) * kPage * info(dtype_).bytes; }
   void clear(uint8_t* page, int slot) const;
-  size_t page_stride() const { return (page_bytes() + 63) / 64 * 64; }
+  template <class F> void each_block(F&& f) const;  // f(offset in a page)
   uint8_t* acquire();
   void add_slab();
   Slab& slab_of(const uint8_t* page);
@@ -66,6 +67,7 @@ class Cache {
   int num_heads_, head_dim_, next_ = 0;
   KvDtype dtype_;
   int64_t max_pages_;
+  size_t beside_ = 1;
   std::unordered_map<int, Sequence> sequences_;
   std::unordered_map<uint8_t*, int> holders_;
   std::vector<uint8_t*> free_;  // has room for all pages there are
