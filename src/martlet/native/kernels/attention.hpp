@@ -11,26 +11,30 @@ constexpr float kMinusInfinity = -__builtin_inff();
 constexpr int kTogether = kFloatTile < 4 ? 4 : kFloatTile;  // queries, or heads of one query, that share a load of keys
 constexpr int kMostTogether = 32;                       // and that share a page widened to float32
 
-// Numbers of a page. From `first_lost` on a finite float32 would be rounded to infinity.
+// Numbers of a page. From `first_lost` on a finite float32 would be rounded to infinity. Parted, sixteen numbers are loaded in
+// the order that costs the set least, and `in_order` sets sums of them right.
 struct KvBf16 {
   using type = uint16_t;
-  static constexpr bool is_wide = false;
+  static constexpr bool is_wide = false, is_parted = true;
   static constexpr float first_lost = 0x1.ffp127f;
   static INLINE f32 load(const type* p) { return load_bf16(p); }
+  static INLINE f32 load_parted(const type* p) { return MARTLET_ISA::load_bf16_parted(p); }
   static INLINE void store(type* p, f32 a) { store_bf16(p, a); }
 };
 struct KvF16 {
   using type = uint16_t;
-  static constexpr bool is_wide = false;
+  static constexpr bool is_wide = false, is_parted = false;
   static constexpr float first_lost = 65520.0f;
   static INLINE f32 load(const type* p) { return load_f16(p); }
+  static INLINE f32 load_parted(const type* p) { return load_f16(p); }
   static INLINE void store(type* p, f32 a) { store_f16(p, a); }
 };
 struct KvF32 {
   using type = float;
-  static constexpr bool is_wide = true;
+  static constexpr bool is_wide = true, is_parted = false;
   static constexpr float first_lost = __builtin_inff();
   static INLINE f32 load(const type* p) { return MARTLET_ISA::load(p); }
+  static INLINE f32 load_parted(const type* p) { return MARTLET_ISA::load(p); }
   static INLINE void store(type* p, f32 a) { MARTLET_ISA::store(p, a); }
 };
 
@@ -50,7 +54,7 @@ struct Queries {
 };
 
 // `key(d)` gives dimension d of the page's sixteen keys.
-template <int N, class Key>
+template <int N, bool Parted, class Key>
 INLINE void score_page(const AttentionTask& t, const Queries& u, int first, int position, float (*scores)[kChunk],
                        int place, Key&& key) {
   f32 sums[N];
@@ -61,7 +65,7 @@ INLINE void score_page(const AttentionTask& t, const Queries& u, int first, int 
   }
   f32 positions = counting(float(position)), hidden = set1(kMinusInfinity);
   for (int i = 0; i < N; ++i) {
-    f32 s = mul(sums[i], set1(t.scale));
+    f32 s = mul(Parted ? in_order(sums[i]) : sums[i], set1(t.scale));
     if (t.softcap != 0.0f) s = mul(set1(t.softcap), tanh(div(s, set1(t.softcap))));
     s = select_less(set1(u.high[first + i]), positions, hidden, s);
     s = select_less(positions, set1(u.low[first + i]), hidden, s);
@@ -156,9 +160,10 @@ template <class Kv, bool Widens> INLINE void score_pages(const AttentionTask& t,
     if constexpr (Widens)
       for (int d = 0; d < t.head_dim; ++d) store(wide + d * kPage, Kv::load(keys + d * kPage));
     in_tiles(u.count, [&](int first, auto n) INLINED {
-      score_page<n.value>(t, u, first, (first_page + p) * kPage, scores, p * kPage, [&](int d) INLINED {
-        return Widens ? load(wide + d * kPage) : Kv::load(keys + d * kPage);
-      });
+      score_page<n.value, !Widens && Kv::is_parted>(
+          t, u, first, (first_page + p) * kPage, scores, p * kPage, [&](int d) INLINED {
+            return Widens ? load(wide + d * kPage) : Kv::load_parted(keys + d * kPage);
+          });
     });
   }
 }
@@ -172,7 +177,9 @@ template <class Kv, bool Widens> INLINE void weigh_pages(const AttentionTask& t,
     if (!Widens && p + 1 < num_pages) prefetch_block<Kv>(t.pages[first_page + p + 1] + t.value_offset, n);
     if constexpr (Widens)
       for (int i = 0; i + 16 <= n * kPage; i += 16) store(wide + i, Kv::load(values + i));
-    auto value = [&](int j, int d) INLINED { return Widens ? load(wide + j * n + d) : Kv::load(values + j * n + d); };
+    auto value = [&](int j, int d) INLINED {
+      return Widens ? load(wide + j * n + d) : Kv::load_parted(values + j * n + d);
+    };
     in_tiles(u.count, [&](int first, auto tile) INLINED {
       int d = 0;
       for (; d + 16 * kValuesWide <= n; d += 16 * kValuesWide)
@@ -182,6 +189,9 @@ template <class Kv, bool Widens> INLINE void weigh_pages(const AttentionTask& t,
         weigh_rest<Kv>(n, values, weights[first + i], p * kPage, out[first + i]);
     });
   }
+  if (!Widens && Kv::is_parted && num_pages)
+    for (int i = 0; i < u.count; ++i)
+      for (int d = 0; d + 16 <= n; d += 16) store(out[i] + d, in_order(load(out[i] + d)));
   for (int i = 0; i < u.count && num_pages == 0; ++i)
     for (int d = 0; d < n; ++d) out[i][d] = 0.0f;
 }

@@ -87,6 +87,15 @@ INLINE __m256 widen_bf16(__m128i a) { return _mm256_castsi256_ps(_mm256_slli_epi
 INLINE f32 load_bf16(const uint16_t* p) {
   return {widen_bf16(_mm_loadu_si128((const __m128i*)p)), widen_bf16(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
+INLINE f32 load_bf16_parted(const uint16_t* p) {  // the even ones, then the odd ones
+  __m256i both = _mm256_loadu_si256((const __m256i*)p);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16)),
+          _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(int32_t(0xffff0000u))))};
+}
+INLINE f32 in_order(f32 parted) {
+  __m256 low = _mm256_unpacklo_ps(parted.l, parted.h), high = _mm256_unpackhi_ps(parted.l, parted.h);
+  return {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
+}
 INLINE __m256i round_to_bf16(__m256 a) {  // to nearest, ties to even; NaN stays NaN
   __m256i bits = _mm256_castps_si256(a), top = _mm256_srli_epi32(bits, 16);
   __m256i even = _mm256_and_si256(top, _mm256_set1_epi32(1));

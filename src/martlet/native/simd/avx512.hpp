@@ -47,6 +47,8 @@ INLINE int32_t isum(i32 a) { return _mm512_reduce_add_epi32(a); }
 INLINE f32 load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
+INLINE f32 load_bf16_parted(const uint16_t* p) { return load_bf16(p); }
+INLINE f32 in_order(f32 parted) { return parted; }
 INLINE void store_bf16(uint16_t* p, f32 a) {
   i32 bits = _mm512_castps_si512(a), top = _mm512_srli_epi32(bits, 16);
   i32 even = _mm512_and_si512(top, iset1(1));

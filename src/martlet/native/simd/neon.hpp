@@ -93,6 +93,8 @@ INLINE f32 load_bf16(const uint16_t* p) {
   f32 r;
   EACH(vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)));
 }
+INLINE f32 load_bf16_parted(const uint16_t* p) { return load_bf16(p); }
+INLINE f32 in_order(f32 parted) { return parted; }
 INLINE void store_bf16(uint16_t* p, f32 a) {  // to nearest, ties to even; NaN stays NaN
   for (int i = 0; i < 4; ++i) {
     uint32x4_t bits = vreinterpretq_u32_f32(a.v[i]), top = vshrq_n_u32(bits, 16);

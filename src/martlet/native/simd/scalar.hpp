@@ -75,6 +75,8 @@ INLINE f32 load_bf16(const uint16_t* p) {
   }
   return r;
 }
+INLINE f32 load_bf16_parted(const uint16_t* p) { return load_bf16(p); }
+INLINE f32 in_order(f32 parted) { return parted; }
 INLINE void store_bf16(uint16_t* p, f32 a) {  // to nearest, ties to even; NaN stays NaN
   for (int i = 0; i < 16; ++i) {
     uint32_t bits;
