@@ -1,6 +1,7 @@
 """num_proc: fresh processes, errors and deaths told with their rows, nothing left behind."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from martlet.datasets import Dataset, DatasetDict, template
+from martlet.datasets import Dataset, DatasetDict, load_dataset, template
 from martlet.datasets.runner import ThisProcess
 from martlet.errors import HashingError, WorkerError
 
@@ -213,3 +214,16 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
         return ""
+
+
+def test_splits_that_are_loaded_whole_go_to_workers_by_their_files(tmp_path):
+    for name, count in (("train", 3000), ("test", 50)):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {number}\n" for number in range(count)))
+    files = {"train": str(tmp_path / "train.txt"), "test": str(tmp_path / "test.txt")}
+    for split in ("train", "test+train", "train[:100%]", "train[5:]+test", "test+test"):
+        ds = load_dataset("text", data_files=files, split=split)
+        sent = pickle.dumps(ds)
+        assert pickle.loads(sent)["text"][:] == ds["text"][:]
+        assert (len(sent) < 5000) == (split in ("train", "test+train", "train[:100%]"))
+        made = ds.map(lambda row: {"n": len(row["text"])}, num_proc=2)
+        assert made["n"][:] == [len(text) for text in ds["text"]]

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import is_not
 from typing import Any
 
@@ -74,12 +75,16 @@ class Block:
 
     def __init__(self, table: pa.Table, features: Features, first: int) -> None:
         self.table, self.features, self.first = table, features, first
-        self.rows = Rows(table)
         self.names: list[str] = table.column_names
         self.filled = 0
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Access by number."""
+        return Rows(self.table)
 
     def lists(self, names: list[str], begin: int, end: int) -> list[list[Any]]:
         """Columns as Python sees them."""

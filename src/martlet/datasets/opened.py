@@ -93,17 +93,27 @@ def open_splits(found: Found, ready: dict[str, Converted], asked: ReadInstructio
 
     if asked is None:
         return DatasetDict({split: _opened(found, part, split, in_memory) for split, part in ready.items()})
-    tables, keys = [], []
+    tables, keys, paths, is_whole = [], [], [], True
     for rows in asked.rows({split: part.num_rows for split, part in ready.items()}):
         table = _table(ready[rows.split], in_memory)
         tables.append(table.slice(rows.start, rows.stop - rows.start))
+        is_whole = is_whole and tables[-1].num_rows == table.num_rows
+        paths += [path for path in map(str, ready[rows.split].paths) if path not in paths]
         keys.append(f"{ready[rows.split].key}[{rows.start}:{rows.stop}]")
     first = next(iter(ready.values()))
     if any(part.features != first.features for part in ready.values()):
         said = "; ".join(f"{split}: {part.features}" for split, part in ready.items())
         raise FeatureError(str(asked), "splits put together need the same features", found=said)
-    files = [] if in_memory else [str(path) for part in ready.values() for path in part.paths]
-    stored = Stored(pa.concat_tables(tables), first.features, files, digest(*keys), origin=None)
+    is_whole = is_whole and len(paths) == len(tables)
+    owners = [part.owner for part in ready.values()]
+    stored = Stored(
+        pa.concat_tables(tables),
+        first.features,
+        [] if in_memory else paths,
+        digest(*keys),
+        owners,
+        () if is_whole else None,  # whole files are mapped again by other processes, parts of them are not
+    )
     return Dataset(stored, _info(found, ready), asked.to_spec())
 
 

@@ -68,6 +68,8 @@ class _MapWork:
     def __init__(self, step: MapStep, features: Features) -> None:
         self.step, self.features = step, features
         self.names: list[str] = []  # of the columns that came out so far
+        self.made = Features()  # of the last block, and their schema
+        self.schema = self.made.arrow_schema
         self.kinds = Kinds(step.features, features if step.keeps_kinds else None, step.on_mixed_types)
         self.calls: Any = (
             BatchCalls(step.function) if step.function.batched else RowCalls(step.function, list(features))
@@ -123,7 +125,9 @@ class _MapWork:
         if len({len(array) for array in arrays}) > 1:
             found = ", ".join(f"{name!r} has {len(array)}" for name, array in zip(merged, arrays, strict=True))
             raise MapError(where, "the columns that the function returns must be equally long", found=found)
-        return pa.Table.from_arrays(arrays, schema=features.arrow_schema), features
+        if features != self.made or list(features) != list(self.made):
+            self.made, self.schema = features, features.arrow_schema
+        return pa.Table.from_arrays(arrays, schema=self.schema), self.made
 
     def _of_rows(self, block: Block, rank: int, where: str) -> Made | None:
         rows = self.calls(block, rank)
