@@ -72,6 +72,7 @@ def test_generators(tmp_path: Path, cache: Path):
     assert Dataset.from_generator(_mixed, num_proc=2, keep_in_memory=True, **kwargs).cache_files == []
     named = Dataset.from_generator(_mixed, num_proc=2, fingerprint="one", **kwargs)
     assert list(Dataset.from_generator(_other, fingerprint="one", **kwargs)) == list(named) == list(one)
+    assert named._fingerprint == "one"
     assert list(Dataset.from_generator(_other, fingerprint="two", **kwargs)) == [{"name": "other"}]
 
 

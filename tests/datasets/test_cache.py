@@ -251,3 +251,11 @@ def test_cleaning_up_removes_what_was_made_of_this_dataset_alone(tmp_path):
     assert mine.cleanup_cache_files() == 1 and mine["a"][:] == [1, 2]
     assert Dataset.from_dict({"a": [1]}).cleanup_cache_files() == 0
     assert other.cleanup_cache_files() == 1 and len(cache.entries()) == 2
+
+
+def test_a_result_that_lost_files_is_made_again(ds, caplog):
+    made = ds.map(lambda row: {"b": row["a"] + 1})
+    assert made["b"][:] == list(range(1, 201))
+    Path(made.cache_files[3]["filename"]).unlink()
+    again = ds.map(lambda row: {"b": row["a"] + 1})
+    assert again["b"][:] == made["b"][:] and "files of a result are gone" in caplog.text

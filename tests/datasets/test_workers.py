@@ -217,7 +217,7 @@ def _command(pid: int) -> str:
 
 
 def test_splits_that_are_loaded_whole_go_to_workers_by_their_files(tmp_path):
-    for name, count in (("train", 3000), ("test", 50)):
+    for name, count in (("train", 3000), ("test", 2000)):
         (tmp_path / f"{name}.txt").write_text("".join(f"{name} {number}\n" for number in range(count)))
     files = {"train": str(tmp_path / "train.txt"), "test": str(tmp_path / "test.txt")}
     for split in ("train", "test+train", "train[:100%]", "train[5:]+test", "test+test"):

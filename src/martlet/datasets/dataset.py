@@ -33,6 +33,8 @@ class Dataset:
     `ds[3]` is a row (a dict), `ds[10:20]` and `ds[[4, 2]]` are columns of lists, `ds["text"]` is a column.
     """
 
+    _given_fingerprint: str | None = None
+
     def __init__(
         self,
         arrow_table: pa.Table | Stored,
@@ -49,6 +51,7 @@ class Dataset:
         self._info = info.copy() if info is not None else DatasetInfo()
         self._split = NamedSplit(split) if split is not None else None
         self._form: Format = PLAIN
+        self._given_fingerprint = fingerprint
         if indices_table is not None:
             from martlet.datasets.selection import Picks
 
@@ -360,8 +363,8 @@ class Dataset:
 
     @property
     def _fingerprint(self) -> str:
-        """16 hexadecimal digits of the content's key."""
-        return digest(self._key)[:16]
+        """What it was given at its making, else 16 hexadecimal digits of the content's key."""
+        return self._given_fingerprint or digest(self._key)[:16]
 
     def cleanup_cache_files(self) -> int:
         """Removes from the cache what maps and filters made of this dataset's files, but what it is in; the number."""

@@ -139,10 +139,12 @@ def from_generator(
     job = ShardJob(generator, tuple(shards), given, on_mixed_types)
     if keep_in_memory or not cache:
         return cls(_in_memory(job), None, split)
+    if fingerprint is not None:
+        key = fingerprint
+    else:
+        key, _ = key_of(generator, tuple(sorted(kwargs.items())), given and given.to_dict(), on_mixed_types)
     with in_folder(cache_dir):
-        if fingerprint is None:
-            fingerprint, _ = key_of(generator, tuple(sorted(kwargs.items())), given and given.to_dict(), on_mixed_types)
-        return cls(_cached(digest("generator", fingerprint), job), None, split)
+        return cls(_cached(digest("generator", key), job), None, split, None, fingerprint)
 
 
 def needs_generator(generator: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import math
 import os
 import random
@@ -30,6 +31,7 @@ from martlet.errors import MapError
 
 MOST_PARTS = 64  # a part is what a worker takes at a time, and what a killed run need not do again
 LAYOUT = 2  # of the cache; part of every key
+log = logging.getLogger("martlet.datasets")
 LARGEST_GROUP = 1 << 20
 
 
@@ -300,6 +302,10 @@ class Pending:
     def _in_cache(self) -> tuple[Stored, Selection | None]:
         key = self.key
         folder = cache.find(key) if self.options.load_from_cache_file else None
+        if folder is not None and not all(is_whole(folder, number) for number, _, _ in self._parts()):
+            log.warning("%s: files of a result are gone; it is made again", folder)
+            cache.remove(key)
+            folder = None
         if folder is None:
             with cache.making(key) as aside:
                 if aside is not None:
