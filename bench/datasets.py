@@ -279,7 +279,7 @@ def libraries(asked: argparse.Namespace, text: str, num_rows: int) -> Iterator[t
         make_rows(path, text, num_rows)
         tokenizer = asked.tokenizer or make_tokenizer(folder / "tokenizer", text)
         names = {"PATH": str(path), "FOLDER": name, "TOKENIZER": os.path.abspath(tokenizer)}
-        theirs = Library(asked.peer_python, "datasets", names, folder)
+        theirs = Library(os.path.abspath(asked.peer_python), "datasets", names, folder)
         try:
             ours = Library(sys.executable, "martlet.datasets", names, folder)
             try:
@@ -341,7 +341,10 @@ def main() -> None:
     if wanted.search("import"):
         slow, fast = (
             statistics.median(start_of(python, module) for _ in range(asked.repeats or 5))
-            for python, module in ((asked.peer_python, "datasets"), (sys.executable, "martlet.datasets"))
+            for python, module in (
+                (os.path.abspath(asked.peer_python), "datasets"),
+                (sys.executable, "martlet.datasets"),
+            )
         )
         table.add("import", slow, fast, 0.3, "s", least=False)
     if wanted.search("memory"):
