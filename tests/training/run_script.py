@@ -1,7 +1,7 @@
 """A user's script, as a process of its own: OUTPUT, then name=value arguments of the run.
 
 Writes the losses and the final weights beside the checkpoints. Extra names: model, dropout, die_at (kill -9 at an
-event), stream, dtype, rows, dump.
+event), stream, dtype, rows, dump, lora.
 """
 
 import json
@@ -16,12 +16,14 @@ from tiny import make_rows, tiny_model
 from torch import nn
 
 from martlet.nn.draws import SampleDropout
-from martlet.training import Trainer, TrainerCallback, TrainingArguments
+from martlet.training import LoraConfig, Trainer, TrainerCallback, TrainingArguments, get_peft_model
 
 torch.set_num_threads(1)
 output = Path(sys.argv[1])
 given = {name: json.loads(value) for name, value in (each.split("=", 1) for each in sys.argv[2:])}
-own = {name: given.pop(name, None) for name in ("model", "dropout", "die_at", "stream", "dtype", "rows", "dump")}
+own = {
+    name: given.pop(name, None) for name in ("model", "dropout", "die_at", "stream", "dtype", "rows", "dump", "lora")
+}
 DEFAULTS = {
     "per_device_train_batch_size": 2, "num_train_epochs": 2, "learning_rate": 5e-3, "logging_steps": 3,
     "save_steps": 2, "save_strategy": "steps", "report_html": False, "use_cpu": True, "disable_tqdm": True,
@@ -56,6 +58,9 @@ class Stream:
 model = tiny_model(own["model"] or "llama", getattr(torch, own["dtype"] or "float32"))
 if own["dropout"]:
     model.model.layers[0].mlp = nn.Sequential(model.model.layers[0].mlp, SampleDropout(0.2), nn.Dropout(0.1))
+if own["lora"]:
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1))
 rows = make_rows(own["rows"] or 23)
 trainer = Trainer(
     model, TrainingArguments(output, **{**DEFAULTS, **given}), train_dataset=Stream(rows) if own["stream"] else rows,

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import assert_equal, assert_near
+from tiny import assert_equal, assert_near, tiny_model
+
+from martlet.training import PeftModel
 
 SCRIPT = Path(__file__).with_name("run_script.py")
 
@@ -101,6 +103,23 @@ def test_evaluation_of_ranks_with_batches_or_without(tmp_path, fsdp):
     ours, (_, found) = run_ranks(tmp_path / "3", 3, **shared, per_device_train_batch_size=2, fsdp=fsdp)
     assert len(wanted) == 4 and found == pytest.approx(wanted, rel=1e-4)
     assert_near(alone, ours, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_adapters_on_shards(tmp_path):
+    """Saved whole by the first rank, gone on with on as many ranks to the bit, and on one."""
+    shared = {"lora": True, "fsdp": True, "max_steps": 6, "save_steps": 3, "rows": 30, "learning_rate": 0.02}
+    whole, _ = run_ranks(tmp_path / "run", 2, **shared, per_device_train_batch_size=3, dump="whole")
+    resumed = {"resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-3")}
+    again, _ = run_ranks(tmp_path / "run", 2, **shared, **resumed, per_device_train_batch_size=3, dump="two")
+    assert_equal(whole, again)
+    adapter = PeftModel.from_pretrained(tiny_model(), tmp_path / "run" / "checkpoint-6")
+    found = {name: each for name, each in adapter.state_dict().items() if "lora_" in name}
+    assert_equal({name: whole[name] for name in found}, found)
+    one, _ = run_ranks(
+        tmp_path / "run", 1, **{**shared, "fsdp": False}, **resumed, per_device_train_batch_size=6, dump="one"
+    )
+    assert_near(whole, one, atol=1e-5)
 
 
 @pytest.mark.slow

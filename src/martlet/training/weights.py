@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def fingerprint(model: nn.Module) -> str:
 def save_weights(model: Any, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Writes `model` into `folder`; `state` in place of its own weights (gathered from shards)."""
     if _is_adapted(model):
-        model.save_pretrained(folder)
-        save_tensors(folder / ADAPTER, dict(_trainable(model)))
+        with _gathered(model, state):
+            model.save_pretrained(folder)
+            save_tensors(folder / ADAPTER, dict(_trainable(model)))
     elif _is_whole(model):
         model.save_pretrained(folder, state_dict=state)
     elif hasattr(model, "save_pretrained") and state is None and not isinstance(model, Saved):
@@ -42,6 +44,22 @@ def save_weights(model: Any, folder: Path, state: Mapping[str, Tensor] | None = 
         save_tensors(folder / PLAIN, _distinct(model))
     else:
         save_tensors(folder / PLAIN, state if state is not None else _distinct(model))
+
+
+@contextlib.contextmanager
+def _gathered(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Inside, the weights in `state` stand in for the model's: one rank alone cannot put shards together."""
+    held = []
+    for name, weight in list(model.named_parameters(remove_duplicate=False)) if state else ():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        held.append((owner, leaf, weight))
+        owner._parameters[leaf] = nn.Parameter(state[name], requires_grad=weight.requires_grad)  # type: ignore[index]
+    try:
+        yield
+    finally:
+        for owner, leaf, weight in held:
+            owner._parameters[leaf] = weight
 
 
 def load_weights(model: Any, folder: Path) -> None:
