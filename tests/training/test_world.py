@@ -49,9 +49,9 @@ STEPS = {"num_train_epochs": 1, "rows": 22, "optim": "sgd", "learning_rate": 0.5
 
 @pytest.mark.slow
 def test_any_number_of_ranks_gives_the_same_run(tmp_path):
-    """22 rows in steps of 6: the last step has 4 rows, so that ranks stay without any."""
+    """22 rows in steps of 6: the last step has 4 rows, so that of three ranks one stays without any."""
     alone, history = run_ranks(tmp_path / "1", 1, **STEPS, per_device_train_batch_size=6)
-    for size, batch, accumulation, fsdp in ((2, 1, 3, False), (3, 2, 1, False), (2, 3, 1, True)):
+    for size, batch, accumulation, fsdp in ((2, 1, 3, False), (3, 2, 1, False), (2, 3, 1, True), (3, 2, 1, True)):
         ours, found = run_ranks(
             tmp_path / f"{size}-{batch}", size, **STEPS, per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulation, fsdp=fsdp,

@@ -37,8 +37,11 @@ class BatchLoss(nn.Module):
         super().__init__()
         self.model = trainer.model
         object.__setattr__(self, "trainer", trainer)  # not a module of ours
+        self.stand_in: dict[str, Any] | None = None  # another rank's row, for a step in which this one has none
 
     def forward(self, inputs: dict[str, Any], total: int) -> Tensor:
+        if not inputs and self.stand_in is not None:  # shards are put together by all ranks, block by block
+            return self.trainer.batch_loss(self.stand_in, total) * 0.0  # type: ignore[no-any-return, union-attr, operator]
         if not inputs:
             return touch(self.model)
         loss: Tensor = self.trainer.batch_loss(inputs, total)  # type: ignore[union-attr, operator]
@@ -208,12 +211,15 @@ class Loop:
             )
             for each in step.batches
         ]
-        items, tokens = self.world.total(
+        items, tokens, idle = self.world.total(
             [
                 sum(trainer.objective.count(each.inputs) for each in batches if each.inputs),
                 sum(_num_tokens(each.inputs) for each in batches),
+                sum(not each.inputs for each in batches),
             ]
         )
+        if idle and self.world.shards:
+            self.step_module.stand_in = self._row_of_any(batches)
         if not items:
             raise TrainingDataError(
                 f"step {state.global_step + 1}", "must have a supervised token",
@@ -240,6 +246,19 @@ class Loop:
         if trainer.control.should_epoch_stop and not step.ends_epoch:
             self._leave_epoch()
         self._log_evaluate_save(norm, rate)
+
+    def _row_of_any(self, batches: list[Batch]) -> dict[str, Any]:
+        """One row of the first rank that has one; every rank must call this."""
+        own = next((each for each in batches if each.inputs), None)
+        row = None
+        if own is not None:
+            size = len(own.samples)
+            row = {
+                name: each[:1].cpu() if isinstance(each, Tensor) and len(each) == size else each
+                for name, each in own.inputs.items()
+            }
+        found = next(each for each in self.world.gather(row) if each is not None)
+        return to_device(found, self.world.device)
 
     def _backward(self, batches: list[Batch], items: int) -> float:
         """Gradients of the mean over `items`; returns that mean, of all ranks."""
