@@ -172,3 +172,30 @@ def test_a_child_of_a_process_that_generates(folder):
         thread.join()
     """
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=300)
+
+
+ENDS = """
+import sys, threading, martlet
+model = martlet.AutoModelForCausalLM.from_pretrained(sys.argv[1], backend="native")
+begun = threading.Event()
+
+class Streamer(martlet.BaseStreamer):
+    def put(self, value):
+        begun.set()
+
+    def end(self):
+        pass
+
+options = {"max_new_tokens": 90_000, "eos_token_id": None, "pad_token_id": 0}
+for streamer in (None, Streamer()):
+    asked = lambda streamer=streamer: model.generate([[1, 2, 3]], streamer=streamer, **options)
+    threading.Thread(target=asked, daemon=True).start()
+begun.wait()
+sys.exit(5)
+"""
+
+
+def test_a_process_ends_in_silence_while_threads_generate(folder):
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", ENDS, str(folder)], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (5, "")

@@ -164,6 +164,7 @@ struct BoundKernels {
 
 NB_MODULE(_native, m) {
   m.doc() = "The native engine. Only martlet.engine imports this.";
+  nb::set_leak_warnings(false);  // daemon threads hold models when a process ends
   m.def("available_processors", &available_processors, "root"_a = "");
   bind_measure(m);
   m.def("instruction_sets", [] {
