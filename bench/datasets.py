@@ -279,7 +279,7 @@ def libraries(asked: argparse.Namespace, text: str, num_rows: int) -> Iterator[t
         make_rows(path, text, num_rows)
         tokenizer = asked.tokenizer or make_tokenizer(folder / "tokenizer", text)
         names = {"PATH": str(path), "FOLDER": name, "TOKENIZER": os.path.abspath(tokenizer)}
-        theirs = Library(os.path.abspath(asked.peer_python), "datasets", names, folder)
+        theirs = Library(asked.peer_python, "datasets", names, folder)
         try:
             ours = Library(sys.executable, "martlet.datasets", names, folder)
             try:
@@ -321,6 +321,7 @@ def main() -> None:
     parser.add_argument("--json", default="", help="a file to keep the lines in")
     parser.add_argument("--plot", default="", help="a PNG of the ratios")
     asked = parser.parse_args()
+    asked.peer_python = os.path.abspath(asked.peer_python)  # runs start elsewhere
     wanted = re.compile(asked.only)
     num_rows = ROWS // 10 if asked.quick else ROWS
     text, table = text_of(asked.text), Table(asked.json)
@@ -342,7 +343,7 @@ def main() -> None:
         slow, fast = (
             statistics.median(start_of(python, module) for _ in range(asked.repeats or 5))
             for python, module in (
-                (os.path.abspath(asked.peer_python), "datasets"),
+                (asked.peer_python, "datasets"),
                 (sys.executable, "martlet.datasets"),
             )
         )
