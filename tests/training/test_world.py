@@ -107,8 +107,10 @@ def test_evaluation_of_ranks_with_batches_or_without(tmp_path, fsdp):
 
 @pytest.mark.slow
 def test_adapters_on_shards(tmp_path):
-    """Saved whole by the first rank, gone on with on as many ranks to the bit, and on one."""
-    shared = {"lora": True, "fsdp": True, "max_steps": 6, "save_steps": 3, "rows": 30, "learning_rate": 0.02}
+    """Saved whole by the first rank, gone on with on as many ranks to the bit, and on one; one rank alone has rows to
+    evaluate, and for the last step."""
+    shared = {"lora": True, "fsdp": True, "max_steps": 6, "save_steps": 3, "rows": 32, "learning_rate": 0.02}
+    shared |= {"eval_strategy": "steps", "eval_steps": 2}
     whole, _ = run_ranks(tmp_path / "run", 2, **shared, per_device_train_batch_size=3, dump="whole")
     resumed = {"resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-3")}
     again, _ = run_ranks(tmp_path / "run", 2, **shared, **resumed, per_device_train_batch_size=3, dump="two")

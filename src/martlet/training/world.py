@@ -118,6 +118,11 @@ class World:
             return
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
+        if not hasattr(self.root, "reset_iter_state"):
+            raise UnsupportedError(
+                "fsdp", "needs a torch whose FSDP has reset_iter_state to run a model between steps",
+                found=torch.__version__, remedy="Install torch 2.13 or newer, or leave eval_strategy at 'no'.",
+            )  # fmt: skip
         fully_shard.state(self.root)._lazy_init()  # type: ignore[attr-defined]  # else the first block would be the root
         parts = [each for each in self.root.modules() if isinstance(each, FSDPModule)]
         for each in parts:
@@ -126,6 +131,8 @@ class World:
         try:
             yield
         finally:
+            self.root.reset_iter_state()  # type: ignore[operator]
+            # else ranks with other numbers of batches fetch blocks in another order
             for each in parts:
                 each.reshard()
                 each.set_reshard_after_forward(self.reshards and each is not self.root, recurse=False)
