@@ -138,7 +138,8 @@ uint8_t* Cache::acquire() {
   uint8_t* page = free_.back();
   holders_.emplace(page, 1);
   free_.pop_back();
-  each_block([&](size_t at) { std::memset(page + at, 0, block_bytes()); });  // positions not yet written are multiplied by zero, so they must be finite
+  // positions not yet written are multiplied by zero, so they must be finite
+  each_block([&](size_t at) { std::memset(page + at, 0, block_bytes()); });
   return page;
 }
 
