@@ -208,23 +208,15 @@ class ShardJob:
 
     def run_part(self, number: int, begin: int, end: int, rank: int, on_rows: Callable[[int], None]) -> None:
         """Writes a shard's rows. CacheError if they cannot be written."""
-        from martlet.datasets.parts import PartWriter
+        from martlet.datasets.parts import writing_part
 
         assert self.folder is not None
-        writer = PartWriter(self.folder, number)
-        try:
+        with writing_part(self.folder, number) as writer:
             for table, features in self.blocks(number):
                 writer.write(table, features)
                 on_rows(table.num_rows)
             if not writer.files:
                 writer.write(*_joined([], self.given))
-            writer.finish()
-        except OSError as problem:
-            if cache.is_of_writing(problem):
-                raise cache.cache_error(self.folder, problem) from problem
-            raise
-        finally:
-            writer.close()
 
     def run(self, folder: Path) -> None:
         """Writes all shards, each in a process of its own if there are several."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from martlet.datasets import cache
 from martlet.datasets.features import Features
 from martlet.datasets.tables import open_arrow
 from martlet.errors import CacheError
@@ -74,6 +75,21 @@ class PartWriter:
             for file in self.files:
                 with contextlib.suppress(OSError):
                     os.unlink(self.folder / file["name"])
+
+
+@contextlib.contextmanager
+def writing_part(folder: Path, number: int) -> Iterator[PartWriter]:
+    """A part's writer; at the end the part is whole. CacheError if it cannot be written: nothing of it stays then."""
+    writer = PartWriter(folder, number)
+    try:
+        yield writer
+        writer.finish()
+    except OSError as problem:
+        if cache.is_of_writing(problem):
+            raise cache.cache_error(folder, problem) from problem
+        raise
+    finally:
+        writer.close()
 
 
 class TemporaryFolder:

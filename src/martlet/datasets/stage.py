@@ -21,7 +21,7 @@ from martlet.datasets import cache
 from martlet.datasets.calls import Block
 from martlet.datasets.features import Features
 from martlet.datasets.outputs import joined
-from martlet.datasets.parts import PartWriter, TemporaryFolder, empty_folder, is_whole, read_part
+from martlet.datasets.parts import TemporaryFolder, empty_folder, is_whole, read_part, writing_part
 from martlet.datasets.runner import LocalProcesses, Runner, ThisProcess
 from martlet.datasets.selection import Over, Picks, Repeated, Selection, Span, Stacked, compose, positions, span_of
 from martlet.datasets.steps import Chain, CountChanged, FilterStep, MapStep, Step, group_of, masked
@@ -132,17 +132,9 @@ class Job:
     def run_part(self, number: int, begin: int, end: int, rank: int, on_rows: Callable[[int], None]) -> None:
         """Does a part and writes it: files of blocks of one schema, then a note that the part is whole."""
         assert self.folder is not None
-        writer = PartWriter(self.folder, number)
-        try:
+        with writing_part(self.folder, number) as writer:
             for table, features in self.results(begin, end, rank, on_rows):
                 writer.write(table, features)
-            writer.finish()
-        except OSError as problem:
-            if cache.is_of_writing(problem):
-                raise cache.cache_error(self.folder, problem) from problem
-            raise
-        finally:
-            writer.close()
 
 
 class Pending:
