@@ -48,8 +48,7 @@ def seen(model):
     lambda model: model.merge_adapter(),
     lambda model: (model.set_adapter("other"), model.merge_adapter()),
     lambda model: next(each for name, each in model.named_parameters() if "lora_A" in name).requires_grad_(False),
-    lambda model: model.base_model.disable_adapter_layers() if isinstance(model, peft.PeftModel)
-    else model.disable_adapter_layers(),
+    lambda model: model.base_model.disable_adapter_layers(),
 ])  # fmt: skip
 def test_status_is_pefts(base, act):
     ours, theirs = both(base)

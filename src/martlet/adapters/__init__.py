@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from martlet.adapters.config import LoraConfig as LoraConfig
     from martlet.adapters.config import PeftConfig as PeftConfig
     from martlet.adapters.config import TaskType as TaskType
+    from martlet.adapters.hotswap import hotswap_adapter as hotswap_adapter
+    from martlet.adapters.hotswap import rescale_adapter_scale as rescale_adapter_scale
+    from martlet.adapters.loftq import replace_lora_weights_loftq as replace_lora_weights_loftq
     from martlet.adapters.model import PeftModel as PeftModel
     from martlet.adapters.model import PeftModelForCausalLM as PeftModelForCausalLM
     from martlet.adapters.model import PeftModelForFeatureExtraction as PeftModelForFeatureExtraction
@@ -20,9 +23,11 @@ if TYPE_CHECKING:
     from martlet.adapters.states import set_peft_model_state_dict as set_peft_model_state_dict
     from martlet.adapters.status import get_layer_status as get_layer_status
     from martlet.adapters.status import get_model_status as get_model_status
+    from martlet.adapters.tuner import LoraModel as LoraModel
 
 _HOMES = {
     "LoraConfig": "config",
+    "LoraModel": "tuner",
     "PeftConfig": "config",
     "PeftModel": "model",
     "PeftModelForCausalLM": "model",
@@ -35,8 +40,11 @@ _HOMES = {
     "get_model_status": "status",
     "get_peft_model": "model",
     "get_peft_model_state_dict": "states",
+    "hotswap_adapter": "hotswap",
     "load_peft_weights": "states",
     "prepare_model_for_kbit_training": "model",
+    "replace_lora_weights_loftq": "loftq",
+    "rescale_adapter_scale": "hotswap",
     "set_peft_model_state_dict": "states",
 }
 

@@ -68,13 +68,11 @@ def add_weighted(model: Any, adapters: Sequence[str], weights: Sequence[float], 
     model.add_adapter(name, made)
     with torch.no_grad():
         for module in model.base_model.modules():
-            if isinstance(module, LoraLinear) and name in module.lora_A:
-                parts = [
-                    (each, weight) for each, weight in zip(adapters, weights, strict=True) if each in module.lora_A
-                ]
+            if isinstance(module, LoraLinear) and module.knows(name):
+                parts = [(each, weight) for each, weight in zip(adapters, weights, strict=True) if module.knows(each)]
                 a, b = _joined(module, parts, rank, mixing)
-                module.lora_A[name].zero_()[: len(a)] = a
-                module.lora_B[name].zero_()[:, : b.shape[1]] = b
+                module.a(name).zero_()[: len(a)] = a
+                module.b(name).zero_()[:, : b.shape[1]] = b
 
 
 def _check(model: Any, adapters: Sequence[str], weights: Sequence[float], mixing: Mixing) -> None:
@@ -113,7 +111,7 @@ def _check(model: Any, adapters: Sequence[str], weights: Sequence[float], mixing
 
 def _joined(module: LoraLinear, parts: Sequence[tuple[str, float]], rank: int, mixing: Mixing) -> tuple[Tensor, Tensor]:
     factors = [weight * module.scaling[each] for each, weight in parts]
-    every_a, every_b = [module.lora_A[each] for each, _ in parts], [module.lora_B[each] for each, _ in parts]
+    every_a, every_b = [module.a(each) for each, _ in parts], [module.b(each) for each, _ in parts]
     if mixing.way == "cat":
         return torch.cat([a * each for a, each in zip(every_a, factors, strict=True)]), torch.cat(every_b, 1)
     if mixing.way in MIXES:  # the root of a weight goes into each factor; a negative one's sign into A

@@ -56,7 +56,7 @@ REFUSED = {
     "arrow_config": "rows are routed by adapter_names",
     "kasa_config": "singular values are not trained apart",
     "ensure_weight_tying": "a tied head is trained by trainable_token_indices, or saved apart in modules_to_save",
-    "loftq_config": "LoftQ needs the weights that quantize= has rounded away; begin with 'pissa' on a float base",
+    "loftq_config": "load the base with quantize='int4', put the adapter on it, and call replace_lora_weights_loftq",
 }
 
 
@@ -151,6 +151,7 @@ class LoraConfig(metaclass=_Checked):
                 "init_lora_weights",
                 f"must be one of {', '.join(map(repr, (*RANDOM_INITS, *TAKEN_INITS)))}, 'pissa_niter_N'",
                 found=repr(self.init_lora_weights),
+                remedy=f"For LoftQ {REFUSED['loftq_config']}." if self.init_lora_weights == "loftq" else "",
             )
         if is_taken(self.init_lora_weights) and self.use_rslora and self.rank_pattern:
             raise UnsupportedError("rank_pattern", f"cannot go with use_rslora and {self.init_lora_weights!r}")
@@ -195,11 +196,13 @@ class LoraConfig(metaclass=_Checked):
     def rank(self, paths: Sequence[str]) -> int:
         return int(_of_pattern(self.rank_pattern, paths, self.r))
 
+    def alpha(self, paths: Sequence[str]) -> float:
+        return _of_pattern(self.alpha_pattern, paths, self.lora_alpha)
+
     def scaling(self, paths: Sequence[str]) -> float:
         """What B A is multiplied by."""
         rank = self.rank(paths)
-        alpha = _of_pattern(self.alpha_pattern, paths, self.lora_alpha)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return self.alpha(paths) / (math.sqrt(rank) if self.use_rslora else rank)
 
     peft_type = "LORA"
     is_prompt_learning = False

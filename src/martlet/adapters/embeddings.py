@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.adapters.config import is_taken
+from martlet.adapters.config import LoraConfig, is_taken
 from martlet.adapters.layers import LoraLinear, Merges, Routing, Switch
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.draws import SampleDropout, mix
@@ -22,6 +22,20 @@ class LoraEmbedding(LoraLinear):
     the length of one of the D columns."""
 
     along = 0
+
+    def __init__(self, base_layer: Any, switch: Switch) -> None:
+        super().__init__(base_layer, switch)
+        self.lora_embedding_A, self.lora_embedding_B = nn.ParameterDict(), nn.ParameterDict()
+
+    def a(self, name: str) -> Tensor:
+        """`(r, V)`."""
+        weight: Tensor = self.lora_embedding_A[name]
+        return weight
+
+    def b(self, name: str) -> Tensor:
+        """`(D, r)`."""
+        weight: Tensor = self.lora_embedding_B[name]
+        return weight
 
     @property
     def bias(self) -> None:
@@ -37,30 +51,38 @@ class LoraEmbedding(LoraLinear):
 
     num_embeddings, embedding_dim = in_features, out_features
 
-    def add(self, name: str, rank: int, scaling: float, dropout: float, init: bool | str, path: str) -> None:
+    def add(self, name: str, config: LoraConfig, paths: Sequence[str]) -> None:
         """A new adapter, that changes nothing yet."""
+        rank, init = config.rank(paths), config.init_lora_weights
         if is_taken(init) or init == "orthogonal":
             raise UnsupportedError("init_lora_weights", "is for matrices, not for embeddings", found=repr(init))
-        generator = torch.Generator().manual_seed(mix(torch.initial_seed(), *f"{name} {path}".encode()) >> 1)
+        generator = torch.Generator().manual_seed(mix(torch.initial_seed(), *f"{name} {paths[0]}".encode()) >> 1)
         b = torch.empty(self.out_features, rank).normal_(generator=generator)
         a = torch.zeros(rank, self.in_features)
         if init is False:
             a.normal_(generator=generator)
-        self.lora_A[name] = nn.Parameter(a.to(self.weight.device))
-        self.lora_B[name] = nn.Parameter(b.to(self.weight.device))
+        self.lora_embedding_A[name] = nn.Parameter(a.to(self.weight.device))
+        self.lora_embedding_B[name] = nn.Parameter(b.to(self.weight.device))
         self.lora_dropout[name] = SampleDropout(0.0)  # PEFT has none here
-        self.scaling[name] = scaling
+        self.scaling[name], self.lora_alpha[name] = config.scaling(paths), config.alpha(paths)
+
+    def remove(self, name: str) -> None:
+        super().remove(name)
+        for each in (self.lora_embedding_A, self.lora_embedding_B):
+            if name in each:
+                del each[name]
 
     def change(self, name: str) -> Tensor:
         """s (B A)', float32."""
-        out: Tensor = (self.lora_A[name].float().T @ self.lora_B[name].float().T) * self.scaling[name]
+        out: Tensor = (self.a(name).float().T @ self.b(name).float().T) * self.scaling[name]
         return out
 
     def _added(self, name: str, x: Tensor, base: Tensor) -> Tensor:
-        low: Tensor = F.linear(F.embedding(x, self.lora_A[name].T), self.lora_B[name]) * self.scaling[name]
-        if name not in self.lora_magnitude_vector:
+        low: Tensor = F.linear(F.embedding(x, self.a(name).T), self.b(name)) * self.scaling[name]
+        magnitude = self.magnitude(name)
+        if magnitude is None:
             return low.to(base.dtype)
-        share = self.lora_magnitude_vector[name] / self._lengths(name).to(low.dtype)
+        share = magnitude / self._lengths(name).to(low.dtype)
         changed: Tensor = ((share - 1) * base.to(low.dtype) + share * low).to(base.dtype)
         return changed
 

@@ -54,7 +54,12 @@ class Theirs:
 
 
 def their_names(model: Any) -> dict[str, Theirs]:
-    """Our parameter names, as the module has them without adapters -> the checkpoint's tensor they lie in."""
+    """Our parameter names, as the module has them without adapters -> the checkpoint's tensor they lie in.
+
+    A module that is not of martlet's is its own checkpoint."""
+    if not is_own(model):
+        plain = (_without_adapters(name) for name, _ in model.named_parameters(remove_duplicate=False))
+        return {name: Theirs(name, (name,), None) for name in plain if name is not None}
     family, found = model.config.family, {}
     names = list(tensors(model.arch, model.parts))
     for theirs, assembly in assemble(names, family.saved_rules(model.parts.head), model.arch).items():
@@ -64,6 +69,19 @@ def their_names(model: Any) -> dict[str, Theirs]:
         for part in parts:
             found[part] = Theirs(theirs, parts, assembly.order)
     return found
+
+
+def is_own(model: Any) -> bool:
+    """Whether a model is martlet's: built from an Arch, its tensors named by a family."""
+    return hasattr(model, "arch") and hasattr(model, "parts")
+
+
+def _without_adapters(name: str) -> str | None:
+    """A parameter's name before adapters came, None for an adapter's own."""
+    parts = name.split(".")
+    if any(part.startswith("lora_") for part in parts) or {"modules_to_save", "trainable_tokens_delta"} & set(parts):
+        return None
+    return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
 
 
 def paths_of(path: str, names: Mapping[str, Theirs]) -> list[str]:
@@ -100,9 +118,7 @@ def write_card(folder: Path, base: str | None) -> None:
 def adapter_state(model: Any, name: str, config: LoraConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """One adapter's tensors by PEFT's keys, and what its config says of them in the checkpoint's names."""
     names = their_names(model)
-    linears = {
-        path: each for path, each in model.named_modules() if isinstance(each, LoraLinear) and name in each.lora_A
-    }
+    linears = {path: each for path, each in model.named_modules() if isinstance(each, LoraLinear) and each.knows(name)}
     stored: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
@@ -115,7 +131,7 @@ def adapter_state(model: Any, name: str, config: LoraConfig) -> tuple[dict[str, 
         base = theirs.name.removesuffix(".weight")
         module = linears[path]
         if isinstance(module, LoraEmbedding):
-            a, b, scaling = module.lora_A[name], module.lora_B[name], module.scaling[name]
+            a, b, scaling = module.a(name), module.b(name), module.scaling[name]
             stored[f"{base}.lora_embedding_A"], stored[f"{base}.lora_embedding_B"] = a, b
         else:
             a, b, scaling = _joined(theirs, model, name)
@@ -139,8 +155,8 @@ def adapter_state(model: Any, name: str, config: LoraConfig) -> tuple[dict[str, 
             tokens[table.rpartition(".")[2]] = module.indices[name].tolist()
         if isinstance(module, OwnCopy) and name in module.modules_to_save:
             kept[path] = paths_of(path, names)[-1]
-            for leaf, value in module.modules_to_save[name].named_parameters():
-                stored[names[f"{path}.{leaf}"].name] = value
+            for leaf, value in module.modules_to_save[name].state_dict().items():
+                stored[_key_of(names, f"{path}.{leaf}")] = value
     if config.bias != "none":
         stored |= _biases(model, names, config.bias)
     tensors_out = {f"{START}{key}": value.detach().cpu().contiguous() for key, value in stored.items()}
@@ -154,7 +170,7 @@ def adapter_state(model: Any, name: str, config: LoraConfig) -> tuple[dict[str, 
         "layers_pattern": None,
         "trainable_token_indices": tokens or None,
         "fan_in_fan_out": any(_is_transposed(model, each) for each in targets),
-        "base_model_name_or_path": config.base_model_name_or_path or model.name_or_path or None,
+        "base_model_name_or_path": config.base_model_name_or_path or getattr(model, "name_or_path", None) or None,
     }
     return tensors_out, changes
 
@@ -190,28 +206,27 @@ def fill_adapter(
 
     with torch.no_grad():
         for own, module in list(model.named_modules()):
-            if isinstance(module, LoraEmbedding) and name in module.lora_A:
+            if isinstance(module, LoraEmbedding) and module.knows(name):
                 base = names[f"{own}.weight"].name.removesuffix(".weight")
-                for leaf, table in (("A", module.lora_A), ("B", module.lora_B)):
-                    table[name].copy_(take(f"{base}.lora_embedding_{leaf}", table[name].shape))
-                if name in module.lora_magnitude_vector:
-                    lengths = module.lora_magnitude_vector[name]
+                for leaf, table in (("A", module.a(name)), ("B", module.b(name))):
+                    table.copy_(take(f"{base}.lora_embedding_{leaf}", table.shape))
+                if (lengths := module.magnitude(name)) is not None:
                     lengths.copy_(take(f"{base}.lora_magnitude_vector", lengths.shape))
             elif isinstance(module, TrainedTokens) and name in module.indices:
                 base, rows = names[f"{own}.weight"].name.removesuffix(".weight"), module.trainable_tokens_delta[name]
                 rows.copy_(take(f"{base}.token_adapter.trainable_tokens_delta", rows.shape))
-            elif isinstance(module, LoraLinear) and name in module.lora_A:
+            elif isinstance(module, LoraLinear) and module.knows(name):
                 theirs = names[f"{own}.weight"]
                 sizes = {part: model.get_submodule(part.removesuffix(".weight")).out_features for part in theirs.parts}
                 order, total = theirs.rows_of(f"{own}.weight", sizes), sum(sizes.values())
-                base, a = theirs.name.removesuffix(".weight"), module.lora_A[name]
+                base, a = theirs.name.removesuffix(".weight"), module.a(name)
                 a.copy_(take(f"{base}.lora_A.weight", a.shape))
-                module.lora_B[name].copy_(take(f"{base}.lora_B.weight", (total, a.shape[0]))[order])
-                if name in module.lora_magnitude_vector:
-                    module.lora_magnitude_vector[name].copy_(take(f"{base}.lora_magnitude_vector", (total,))[order])
+                module.b(name).copy_(take(f"{base}.lora_B.weight", (total, a.shape[0]))[order])
+                if (lengths := module.magnitude(name)) is not None:
+                    lengths.copy_(take(f"{base}.lora_magnitude_vector", (total,))[order])
             elif isinstance(module, OwnCopy) and name in module.modules_to_save:
-                for leaf, value in module.modules_to_save[name].named_parameters():
-                    value.copy_(take(names[f"{own}.{leaf}"].name, value.shape))
+                for leaf, value in module.modules_to_save[name].state_dict().items():
+                    value.copy_(take(_key_of(names, f"{own}.{leaf}"), value.shape))
         if config.bias != "none":
             for key, target in _biases(model, names, config.bias).items():
                 target.copy_(take(key, target.shape))
@@ -223,6 +238,11 @@ def fill_adapter(
             subject, f"{len(unread)} tensors that this adapter does not use: {', '.join(sorted(unread)[:4])}",
             remedy="Is the adapter of this base model?",
         )  # fmt: skip
+
+
+def _key_of(names: Mapping[str, Theirs], own: str) -> str:
+    """Where a tensor lies in a file: a buffer, of which no family speaks, under its own name."""
+    return names[own].name if own in names else own
 
 
 def _same_tables(
@@ -246,17 +266,17 @@ def _same_tables(
 def _joined(theirs: Theirs, model: Any, name: str) -> tuple[Tensor, Tensor, float]:
     """A, B and scaling of a checkpoint's matrix out of those of its parts."""
     modules = [model.get_submodule(part.removesuffix(".weight")) for part in theirs.parts]
-    has = [isinstance(each, LoraLinear) and name in each.lora_A for each in modules]
+    has = [isinstance(each, LoraLinear) and each.knows(name) for each in modules]
     adapted = [each for each, is_adapted in zip(modules, has, strict=True) if is_adapted]
     first, scaling = adapted[0], adapted[0].scaling[name]
-    parts = [each.lora_A[name] for each in adapted]
+    parts = [each.a(name) for each in adapted]
     shares = all(part.shape == parts[0].shape and torch.equal(part, parts[0]) for part in parts)
     width = parts[0].shape[0] if shares else sum(part.shape[0] for part in parts)
     rows, begin = [], 0
     for module, is_adapted in zip(modules, has, strict=True):
-        block = torch.zeros(module.out_features, width, dtype=first.lora_B[name].dtype)
+        block = torch.zeros(module.out_features, width, dtype=first.b(name).dtype)
         if is_adapted:
-            b = module.lora_B[name].detach().cpu()
+            b = module.b(name).detach().cpu()
             if module.scaling[name] != scaling:
                 b = b * (module.scaling[name] / scaling)
             block[:, slice(None) if shares else slice(begin, begin + b.shape[1])] = b
@@ -269,15 +289,14 @@ def _joined(theirs: Theirs, model: Any, name: str) -> tuple[Tensor, Tensor, floa
 
 def _joined_magnitudes(theirs: Theirs, model: Any, name: str) -> Tensor | None:
     modules = [model.get_submodule(part.removesuffix(".weight")) for part in theirs.parts]
-    if not any(isinstance(each, LoraLinear) and name in each.lora_magnitude_vector for each in modules):
+    learnt = [each.magnitude(name) if isinstance(each, LoraLinear) else None for each in modules]
+    if all(each is None for each in learnt):
         return None
-    parts = [
-        each.lora_magnitude_vector[name].detach().cpu()
-        if isinstance(each, LoraLinear) and name in each.lora_magnitude_vector
-        else each.weight.detach().float().norm(dim=1).cpu()
-        for each in modules
+    lengths = [
+        module.weight.detach().float().norm(dim=1) if each is None else each.detach()
+        for each, module in zip(learnt, modules, strict=True)
     ]
-    joined = torch.cat(parts)
+    joined = torch.cat([each.cpu() for each in lengths])
     return joined if theirs.order is None else joined[torch.from_numpy(theirs.order)]
 
 
@@ -335,7 +354,7 @@ def _is_matrix(model: Any, part: str) -> bool:
 
 
 def _is_transposed(model: Any, target: str) -> bool:
-    return any(
+    return is_own(model) and any(
         rule.transposed and rule.matches(f"{target}.weight")
         for rule in model.config.family.saved_rules(model.parts.head)
     )

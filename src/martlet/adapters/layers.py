@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.adapters.config import is_taken
+from martlet.adapters.config import LoraConfig, is_taken
 from martlet.adapters.inits import First, draw, take
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.compute import has_listeners, is_plain
@@ -83,6 +83,17 @@ class Merges(nn.Module):
             self.base_layer.weight = self.originals.pop()
 
 
+class Factor(nn.Module):
+    """A weight of one adapter, where PEFT has it: `layer.lora_A["default"].weight`."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
 class LoraLinear(Merges):
     """W x + b + s B A dropout(x) for each active adapter; with DoRA, W + s B A scaled to learnt row magnitudes."""
 
@@ -91,11 +102,50 @@ class LoraLinear(Merges):
     def __init__(self, base_layer: Any, switch: Switch) -> None:
         super().__init__(base_layer)
         self.switch = switch
-        self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
-        self.lora_magnitude_vector = nn.ParameterDict()
+        self.lora_A, self.lora_B = nn.ModuleDict(), nn.ModuleDict()
+        self.lora_magnitude_vector = nn.ModuleDict()
         self.lora_dropout = nn.ModuleDict()
         self.scaling: dict[str, float] = {}
+        self.lora_alpha: dict[str, float] = {}
         self.taken: dict[str, First] = {}  # what the base's weight lacks since an adapter began with a part of it
+
+    def knows(self, name: str) -> bool:
+        """Whether an adapter of this name changes this layer."""
+        return name in self.scaling
+
+    def a(self, name: str) -> Tensor:
+        """`(r, I)`."""
+        weight: Tensor = self.lora_A[name].weight  # type: ignore[assignment]
+        return weight
+
+    def b(self, name: str) -> Tensor:
+        """`(O, r)`."""
+        weight: Tensor = self.lora_B[name].weight  # type: ignore[assignment]
+        return weight
+
+    def magnitude(self, name: str) -> Tensor | None:
+        """DoRA's magnitudes of an adapter that has them."""
+        if name not in self.lora_magnitude_vector:
+            return None
+        weight: Tensor = self.lora_magnitude_vector[name].weight  # type: ignore[assignment]
+        return weight
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight of every adapter, with the adapter's name."""
+        for name in self.scaling:
+            yield from ((name, self.a(name)), (name, self.b(name)))
+            magnitude = self.magnitude(name)
+            if magnitude is not None:
+                yield name, magnitude
+
+    def get_base_layer(self) -> Any:
+        """The layer inside, without adapters."""
+        return self.base_layer
+
+    @property
+    def r(self) -> dict[str, int]:
+        """The rank of each adapter."""
+        return {name: len(self.a(name)) for name in self.scaling}
 
     @property
     def weight(self) -> Tensor:
@@ -115,20 +165,21 @@ class LoraLinear(Merges):
     def out_features(self) -> int:
         return int(self.base_layer.out_features)
 
-    def add(self, name: str, rank: int, scaling: float, dropout: float, init: bool | str, path: str) -> None:
+    def add(self, name: str, config: LoraConfig, paths: Sequence[str]) -> None:
         """A new adapter; its first weights are a function of torch's seed, its name and the layer's path, or taken out
         of the base's weight."""
+        rank, scaling, init = config.rank(paths), config.scaling(paths), config.init_lora_weights
         device = self.weight.device
         if is_taken(init):
             first = self._take(name, str(init), rank, scaling)
         else:
-            first = draw(init, rank, (self.out_features, self.in_features), f"{name} {path}")
+            first = draw(init, rank, (self.out_features, self.in_features), f"{name} {paths[0]}")
         dtype = torch.float32 if self.weight.dtype in (torch.bfloat16, torch.float16) else self.weight.dtype
         dtype = dtype if dtype.is_floating_point else torch.float32
-        self.lora_A[name] = nn.Parameter(first.a.to(device, dtype).clone())
-        self.lora_B[name] = nn.Parameter(first.b.to(device, dtype).clone())
-        self.lora_dropout[name] = SampleDropout(dropout)
-        self.scaling[name] = scaling
+        self.lora_A[name] = Factor(first.a.to(device, dtype).clone())
+        self.lora_B[name] = Factor(first.b.to(device, dtype).clone())
+        self.lora_dropout[name] = SampleDropout(config.lora_dropout)
+        self.scaling[name], self.lora_alpha[name] = scaling, config.alpha(paths)
 
     def _take(self, name: str, init: str, rank: int, scaling: float) -> First:
         if isinstance(self.base_layer, PackedLinear):
@@ -165,15 +216,15 @@ class LoraLinear(Merges):
 
     def add_magnitude(self, name: str) -> None:
         """DoRA's magnitudes, at first the rows' own."""
-        self.lora_magnitude_vector[name] = nn.Parameter(self._lengths(name).to(self.lora_A[name].dtype))
+        self.lora_magnitude_vector[name] = Factor(self._lengths(name).to(self.a(name).dtype))
 
     def narrow(self, name: str) -> None:
         """An adapter in the dtype of the base's weight, where that is of floats."""
         if not self.weight.is_floating_point():
             return
-        for table in (self.lora_A, self.lora_B, self.lora_magnitude_vector):
-            if name in table:
-                table[name].data = table[name].data.to(self.weight.dtype)
+        for owner, weight in self.weights():
+            if owner == name:
+                weight.data = weight.data.to(self.weight.dtype)
 
     def remove(self, name: str) -> None:
         if name in self.taken:
@@ -182,10 +233,11 @@ class LoraLinear(Merges):
             if name in each:
                 del each[name]
         self.scaling.pop(name, None)
+        self.lora_alpha.pop(name, None)
 
     def change(self, name: str) -> Tensor:
         """s B A, float32."""
-        out: Tensor = (self.lora_B[name].float() @ self.lora_A[name].float()) * self.scaling[name]
+        out: Tensor = (self.b(name).float() @ self.a(name).float()) * self.scaling[name]
         return out
 
     def _lengths(self, name: str) -> Tensor:
@@ -206,13 +258,13 @@ class LoraLinear(Merges):
             out = self._with_taken(x, out, routing)
         if routing is not None:
             for name in dict.fromkeys(routing.adapters):
-                if name in self.lora_A:
+                if self.knows(name):
                     places = routing.places(name, x)
                     out = out.index_add(0, places, self._added(name, x[places], out[places]))
             return out
         base = out
         for name in self.switch.acting:
-            if name in self.lora_A:
+            if self.knows(name):
                 out = out + self._added(name, x, base)
         return out
 
@@ -227,13 +279,13 @@ class LoraLinear(Merges):
 
     def _change_of_one(self, x: Tensor) -> tuple[str, LowRank] | None:
         """Name and change of the one plain adapter that acts here, if base and adapter are one product's to make."""
-        switch, names = self.switch, [name for name in self.switch.acting if name in self.lora_A]
+        switch, names = self.switch, [name for name in self.switch.acting if self.knows(name)]
         if switch.routing is not None or self.taken or len(names) != 1 or names[0] in self.lora_magnitude_vector:
             return None
         name, is_plainly = names[0], is_plain(self.base_layer) and not self.weight.requires_grad
-        if not is_plainly or x.dtype != self.lora_A[name].dtype or torch.is_autocast_enabled(x.device.type):
+        if not is_plainly or x.ndim < 2 or x.dtype != self.a(name).dtype or torch.is_autocast_enabled(x.device.type):
             return None
-        return name, LowRank(self.lora_A[name], self.lora_B[name], self.scaling[name])
+        return name, LowRank(self.a(name), self.b(name), self.scaling[name])
 
     def _with_taken(self, x: Tensor, out: Tensor, routing: Routing | None) -> Tensor:
         """The base's output by its whole weight, where the adapter that took a part of it does not act."""
@@ -249,13 +301,14 @@ class LoraLinear(Merges):
         return out
 
     def _added(self, name: str, x: Tensor, base: Tensor) -> Tensor:
-        a, b, scaling = self.lora_A[name], self.lora_B[name], self.scaling[name]
+        a, b, scaling = self.a(name), self.b(name), self.scaling[name]
         dropout: Any = self.lora_dropout[name]
         dropped = dropout(x.to(a.dtype))
         low: Tensor = F.linear(F.linear(dropped, a) * scaling, b)
-        if name not in self.lora_magnitude_vector:
+        magnitude = self.magnitude(name)
+        if magnitude is None:
             return low.to(base.dtype)
-        share = self.lora_magnitude_vector[name] / self._lengths(name).to(a.dtype)
+        share = magnitude / self._lengths(name).to(a.dtype)
         if dropout.training and dropout.p > 0:
             plain = F.linear(dropped, self.weight.to(a.dtype))
         else:
@@ -269,11 +322,12 @@ class LoraLinear(Merges):
         lacking = self._missing(names)
         weight = weight if lacking is None else weight + lacking
         for name in names:
-            if name not in self.lora_A:
+            if not self.knows(name):
                 continue
             changed = weight + self.change(name)
-            if name in self.lora_magnitude_vector:
-                share = self.lora_magnitude_vector[name].float() / changed.norm(dim=self.along)
+            magnitude = self.magnitude(name)
+            if magnitude is not None:
+                share = magnitude.float() / changed.norm(dim=self.along)
                 changed = changed * share.unsqueeze(self.along)
             weight = changed
         return weight.to(self.weight.dtype)
@@ -319,21 +373,23 @@ class OwnCopy(nn.Module):
                     return self.modules_to_save[name]
         return self.original_module
 
-    @property
-    def weight(self) -> Any:
-        return self.current.weight
+    def __getattr__(self, name: str) -> Any:
+        """What is asked of the module in whose place this is, as its weight, is the acting one's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "modules_to_save" not in self.__dict__["_modules"]:
+                raise
+            return getattr(self.current, name)
 
-    @property
-    def bias(self) -> Any:
-        return self.current.bias
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
         routing = None if self.switch.is_disabled else self.switch.routing
-        out: Tensor
-        if routing is None:
-            out = self.current(x)
-            return out
-        out = self.original_module(x)
+        if routing is None or not any(name in self.modules_to_save for name in routing.adapters):
+            return self.current(*inputs, **keywords) if routing is None else self.original_module(*inputs, **keywords)
+        if len(inputs) != 1 or keywords:
+            raise UnsupportedError("adapter_names", "a module saved whole must take one tensor to tell rows apart")
+        x = inputs[0]
+        out: Tensor = self.original_module(x)
         for name in dict.fromkeys(routing.adapters):
             if name in self.modules_to_save:
                 places = routing.places(name, x)

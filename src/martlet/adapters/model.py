@@ -12,44 +12,28 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from martlet.adapters.combine import Mixing, add_weighted
 from martlet.adapters.config import LoraConfig
-from martlet.adapters.embeddings import LoraEmbedding, TiedHead, TrainedTokens
-from martlet.adapters.files import (
-    adapter_folder,
-    load_adapter,
-    of_hub,
-    save_adapter,
-    write_card,
-)
-from martlet.adapters.layers import BASE, LoraLinear, OwnCopy, Routing, Switch
+from martlet.adapters.files import adapter_folder, is_own, load_adapter, of_hub, save_adapter, write_card
+from martlet.adapters.layers import BASE, Routing, Switch
 from martlet.adapters.status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
-from martlet.adapters.targets import find_matrices, find_saved_whole, find_token_tables, set_trainable
+from martlet.adapters.tuner import LoraModel
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.nn.packed import PackedLinear
 from martlet.nn.ragged import find_padding
 
 
 class PeftModel(nn.Module):
-    """A model of martlet's with LoRA adapters. Calls and attributes it does not have itself are the base model's.
+    """A model with LoRA adapters. What it does not have itself is `base_model`'s, a `LoraModel`, where adapters are put
+    in, switched and merged, or of the model inside.
 
-    The base is frozen; the active adapter learns. `adapter_names`, one for each row of a call or of `generate`, sends
-    each row through its own: "__base__" is no adapter.
+    `adapter_names`, one for each row of a call or of `generate`, sends each row through its own: "__base__" is none.
     """
 
     def __init__(
         self, model: Any, peft_config: LoraConfig, adapter_name: str = "default", autocast_adapter_dtype: bool = True
     ) -> None:
         super().__init__()
-        if not hasattr(model, "arch") or not hasattr(model, "parts") or isinstance(model, PeftModel):
-            raise ArgumentError("get_peft_model", "needs a torch model of martlet's", found=type(model).__name__)
-        self.base_model = model
-        self.peft_config: dict[str, LoraConfig] = {}
-        self.switch = Switch()
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        self.add_adapter(adapter_name, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
-        self.set_adapter(adapter_name)
+        self.base_model = LoraModel(model, peft_config, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -58,6 +42,15 @@ class PeftModel(nn.Module):
             if name == "base_model":
                 raise
             return getattr(self.base_model, name)
+
+    @property
+    def switch(self) -> Switch:
+        return self.base_model.switch
+
+    @property
+    def peft_config(self) -> dict[str, LoraConfig]:
+        """Each adapter's config by its name."""
+        return self.base_model.peft_config
 
     # calls
 
@@ -75,7 +68,7 @@ class PeftModel(nn.Module):
         ids = inputs if inputs is not None else keywords.pop("input_ids", None)
         if not isinstance(ids, Tensor) or ids.ndim != 2 or keywords.get("return_dict_in_generate"):
             raise UnsupportedError("generate", "adapter_names needs input_ids as a tensor, and a tensor as its result")
-        self._check_names(adapter_names, len(ids))
+        self.base_model.check_names(adapter_names, len(ids))
         rows: dict[int, Tensor] = {}
         for name in dict.fromkeys(adapter_names):
             places = [row for row, each in enumerate(adapter_names) if each == name]
@@ -89,112 +82,17 @@ class PeftModel(nn.Module):
             for place, row in enumerate(places):
                 rows[row] = made[place * count : (place + 1) * count]
         width = max(each.shape[1] for each in rows.values())
-        pads = (keywords.get("pad_token_id"), self.base_model.generation_config.pad_token_id)
-        pad = next((each for each in (*pads, self.base_model.config.get("pad_token_id")) if each is not None), 0)
+        pads = (keywords.get("pad_token_id"), self.generation_config.pad_token_id)
+        pad = next((each for each in (*pads, _pad_of(self.config)) if each is not None), 0)
         return torch.cat(
             [nn.functional.pad(rows[row], (0, width - rows[row].shape[1]), value=pad) for row in sorted(rows)]
         )
 
     def get_base_model(self) -> Any:
         """The model inside, with its adapted layers."""
-        return self.base_model
+        return self.base_model.model
 
     # adapters
-
-    @property
-    def active_adapter(self) -> str:
-        return self.switch.active[0] if self.switch.active else BASE
-
-    @property
-    def active_adapters(self) -> list[str]:
-        return list(self.switch.active)
-
-    @property
-    def active_peft_config(self) -> LoraConfig:
-        return self.peft_config[self.active_adapter]
-
-    def add_adapter(
-        self,
-        adapter_name: str,
-        peft_config: LoraConfig,
-        low_cpu_mem_usage: bool = False,
-        autocast_adapter_dtype: bool = True,
-    ) -> None:
-        """Puts a new adapter beside those there are; it acts when `set_adapter` says so. `autocast_adapter_dtype`
-        False: in the base's dtype, else float32 on a half-precision one. `low_cpu_mem_usage` changes nothing."""
-        if adapter_name in self.peft_config or adapter_name == BASE:
-            raise ArgumentError("adapter_name", "must be new", found=repr(adapter_name))
-        if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict, adapter_name):
-            raise ArgumentError(
-                "adapter_name", "must be a word without dots that torch can keep", found=repr(adapter_name)
-            )
-        if not isinstance(peft_config, LoraConfig):
-            raise ArgumentError("peft_config", "must be a LoraConfig", found=type(peft_config).__name__)
-        self._not_merged("add_adapter")
-        config = replace(peft_config)
-        if config.bias != "none" and any(each.bias != "none" for each in self.peft_config.values()):
-            raise UnsupportedError("bias", "only one adapter of a model may train the base's biases")
-        whole = find_saved_whole(self.base_model, config)
-        found = {path: paths for path, paths in find_matrices(self.base_model, config).items() if path not in whole}
-        for path, paths in found.items():
-            layer = self._adapted(path)
-            layer.add(
-                adapter_name,
-                config.rank(paths),
-                config.scaling(paths),
-                config.lora_dropout,
-                config.init_lora_weights,
-                path,
-            )
-            if config.use_dora:
-                layer.add_magnitude(adapter_name)
-            if not autocast_adapter_dtype:
-                layer.narrow(adapter_name)
-        for path in whole:
-            self._own_copy(path).add(adapter_name)
-        for path, tokens in find_token_tables(self.base_model, config).items():
-            self._token_table(path).add(adapter_name, tokens)
-        self.peft_config[adapter_name] = config
-        set_trainable(self.base_model, self.peft_config, self.switch.active)
-
-    def add_weighted_adapter(
-        self,
-        adapters: Sequence[str],
-        weights: Sequence[float],
-        adapter_name: str,
-        combination_type: str = "svd",
-        svd_rank: int | None = None,
-        svd_clamp: float | None = None,
-        svd_full_matrices: bool = True,
-        svd_driver: str | None = None,
-        density: float | None = None,
-        majority_sign_method: str = "total",
-    ) -> None:
-        """A new adapter of others' changes by weights, in any way of PEFT's: `add_weighted`. `svd_clamp` is a quantile;
-        `svd_full_matrices` changes nothing."""
-        mixing = Mixing(combination_type, svd_rank, svd_clamp, svd_driver, density, majority_sign_method)
-        add_weighted(self, adapters, weights, adapter_name, mixing)
-
-    def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
-        """Makes an adapter, or several added up, the active one; only it learns, in `inference_mode` none."""
-        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
-        self._check_names(names, len(names))
-        self._not_merged("set_adapter")
-        self.switch.active = names
-        set_trainable(self.base_model, self.peft_config, self.switch.active)
-        if inference_mode:
-            self.set_requires_grad(names, False)
-
-    def delete_adapter(self, adapter_name: str) -> None:
-        """Takes an adapter out; the first of the others becomes active if it was."""
-        self._check_names([adapter_name], 1)
-        self._not_merged("delete_adapter")
-        for module in self.base_model.modules():
-            if isinstance(module, LoraLinear | OwnCopy | TrainedTokens):
-                module.remove(adapter_name)
-        del self.peft_config[adapter_name]
-        self.switch.active = [name for name in self.switch.active if name != adapter_name] or list(self.peft_config)[:1]
-        set_trainable(self.base_model, self.peft_config, self.switch.active)
 
     def load_adapter(
         self, model_id: str | os.PathLike[str], adapter_name: str = "default", is_trainable: bool = False, **hub: Any
@@ -203,102 +101,12 @@ class PeftModel(nn.Module):
         is_wide = hub.pop("autocast_adapter_dtype", True)
         folder = adapter_folder(model_id, of_hub(hub))
         config = replace(LoraConfig.from_file(folder / "adapter_config.json"), inference_mode=not is_trainable)
-        self.add_adapter(adapter_name, config, autocast_adapter_dtype=is_wide)
+        self.base_model.add_adapter(adapter_name, config, autocast_adapter_dtype=is_wide)
         try:
-            load_adapter(folder, self.base_model, adapter_name, config)
+            load_adapter(folder, self.get_base_model(), adapter_name, config)
         except Exception:
-            self.delete_adapter(adapter_name)
+            self.base_model.delete_adapter(adapter_name)
             raise
-
-    @contextmanager
-    def disable_adapter(self) -> Iterator[None]:
-        """Inside, the model is the base model."""
-        merged = list(self.switch.merged)
-        if merged:
-            self.unmerge_adapter()
-        before, self.switch.is_disabled = self.switch.is_disabled, True
-        try:
-            yield
-        finally:
-            self.switch.is_disabled = before
-            if merged:
-                self.merge_adapter(merged)
-
-    def disable_adapter_layers(self) -> None:
-        """From here on the model is the base model, and nothing learns, until `enable_adapter_layers`."""
-        self.switch.is_disabled = True
-        self.set_requires_grad(list(self.peft_config), False)
-
-    def enable_adapter_layers(self) -> None:
-        """The active adapters act and learn again."""
-        self.switch.is_disabled = False
-        set_trainable(self.base_model, self.peft_config, self.switch.active)
-
-    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
-        """Whether adapters learn, whichever acts."""
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        self._check_names(names, len(names))
-        for own, parameter in self.base_model.named_parameters():
-            if set(own.split(".")) & set(names):
-                parameter.requires_grad_(requires_grad)
-
-    prefix = "lora_"  # what the names of its weights begin with
-
-    @property
-    def peft_type(self) -> str:
-        return "LORA"
-
-    # merging
-
-    def merge_adapter(self, adapter_names: Sequence[str] | None = None, *, safe_merge: bool = False) -> None:
-        """Adds adapters (the active ones) into the base's weights. `unmerge_adapter` gives them back bit for bit."""
-        self._not_merged("merge_adapter")
-        names = self.active_adapters if adapter_names is None else list(adapter_names)
-        self._check_names(names, len(names))
-        for module in self.base_model.modules():
-            if isinstance(module, LoraLinear | TrainedTokens):
-                module.merge(names, safe_merge)
-        self._tie_heads()
-        self.switch.merged = names
-
-    def unmerge_adapter(self) -> None:
-        """Takes merged adapters out again."""
-        for module in self.base_model.modules():
-            if isinstance(module, LoraLinear | TrainedTokens):
-                module.unmerge()
-        self._tie_heads()
-        self.switch.merged = []
-
-    def _tie_heads(self) -> None:
-        for module in self.base_model.modules():
-            if isinstance(module, TiedHead):
-                module.base_layer.weight = module.tables[0].base_layer.weight
-
-    def merge_and_unload(
-        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: Sequence[str] | None = None
-    ) -> Any:
-        """The base model with adapters (the active ones) in its weights, and no trace of them beside."""
-        if not self.switch.merged:
-            self.merge_adapter(adapter_names, safe_merge=safe_merge)
-        return self._unloaded()
-
-    def unload(self) -> Any:
-        """The base model as it was, without adapters."""
-        self.unmerge_adapter()
-        self.switch.active = []
-        for module in self.base_model.modules():
-            if isinstance(module, LoraLinear):
-                module.give_back()
-        return self._unloaded()
-
-    def _unloaded(self) -> Any:
-        for path, module in list(self.base_model.named_modules()):
-            if isinstance(module, LoraLinear | TrainedTokens | TiedHead):
-                self._put(path, module.base_layer)
-            elif isinstance(module, OwnCopy):
-                self._put(path, module.current)
-        self.peft_config, self.switch.active, self.switch.merged = {}, [], []
-        return self.base_model
 
     # files
 
@@ -329,15 +137,17 @@ class PeftModel(nn.Module):
             return
         if not safe_serialization:
             raise ArgumentError("safe_serialization", "must be True: pickles are read, never written", found=False)
-        self._not_merged("save_pretrained")
+        self.base_model.check_unmerged("save_pretrained")
         names = list(self.peft_config) if selected_adapters is None else list(selected_adapters)
-        self._check_names(names, len(names))
+        self.base_model.check_names(names, len(names))
         for name in names:
             folder = Path(save_directory) if name == "default" else Path(save_directory) / name
             folder.mkdir(parents=True, exist_ok=True)
-            save_adapter(folder, self.base_model, name, self.peft_config[name])
+            save_adapter(folder, self.get_base_model(), name, self.peft_config[name])
         if names:
-            base = self.peft_config[names[0]].base_model_name_or_path or self.base_model.name_or_path
+            base = self.peft_config[names[0]].base_model_name_or_path or getattr(
+                self.get_base_model(), "name_or_path", None
+            )
             write_card(Path(save_directory), base)
 
     @classmethod
@@ -388,7 +198,8 @@ class PeftModel(nn.Module):
     @property
     def base_model_torch_dtype(self) -> torch.dtype:
         """The dtype of the base's weights."""
-        found: torch.dtype = self.base_model.dtype
+        model = self.get_base_model()
+        found: torch.dtype = model.dtype if hasattr(model, "dtype") else next(model.parameters()).dtype
         return found
 
     def print_trainable_parameters(self) -> None:
@@ -398,79 +209,46 @@ class PeftModel(nn.Module):
             f"trainable params: {trainable:,d} || all params: {every:,d} || trainable%: {100 * trainable / every:.4f}"
         )
 
-    def _adapted(self, path: str) -> LoraLinear:
-        module = self.base_model.get_submodule(path)
-        if isinstance(module, TrainedTokens | TiedHead):
-            raise ArgumentError("target_modules", "a table whose tokens are trained is not adapted as well", found=path)
-        if not isinstance(module, LoraLinear):
-            kind = LoraEmbedding if isinstance(module, nn.Embedding) else LoraLinear
-            module = kind(module, self.switch)
-            self._put(path, module)
-        return module
-
-    def _token_table(self, path: str) -> TrainedTokens:
-        module = self.base_model.get_submodule(path)
-        if isinstance(module, LoraLinear | OwnCopy):
-            raise ArgumentError("trainable_token_indices", "the table is adapted or saved whole already", found=path)
-        if not isinstance(module, TrainedTokens):
-            module = TrainedTokens(module, self.switch)
-            self._put(path, module)
-            head = getattr(self.base_model, "lm_head", None)
-            if self.base_model.arch.tied and isinstance(head, nn.Linear) and path.endswith("embed_tokens"):
-                self._put("lm_head", TiedHead(head, module))
-        return module
-
-    def _own_copy(self, path: str) -> OwnCopy:
-        module = self.base_model.get_submodule(path)
-        if isinstance(module, LoraLinear):
-            raise ArgumentError("modules_to_save", "a module is either adapted or saved whole", found=path)
-        if not isinstance(module, OwnCopy):
-            module = OwnCopy(module, self.switch)
-            self._put(path, module)
-        return module
-
-    def _put(self, path: str, module: nn.Module) -> None:
-        owner, _, leaf = path.rpartition(".")
-        module.train(self.base_model.training)
-        setattr(self.base_model.get_submodule(owner), leaf, module)
-
     # checks
-
-    def _check_names(self, names: Sequence[str], count: int) -> None:
-        if len(names) != count:
-            raise ArgumentError("adapter_names", f"must be one for each of {count} rows", found=len(names))
-        for name in names:
-            if name not in self.peft_config and name != BASE:
-                known = ", ".join(self.peft_config)
-                raise ArgumentError("adapter", f"must be one of {known}", found=repr(name))
-
-    def _not_merged(self, what: str) -> None:
-        if self.switch.merged:
-            raise ArgumentError(what, "adapters are merged into the weights", remedy="Call unmerge_adapter() first.")
 
     @contextmanager
     def _acting(self, name: str) -> Iterator[None]:
-        before, was_disabled = self.switch.active, self.switch.is_disabled
-        self.switch.active, self.switch.is_disabled = ([], True) if name == BASE else ([name], False)
+        switch = self.switch
+        before, was_disabled = switch.active, switch.is_disabled
+        switch.active, switch.is_disabled = ([], True) if name == BASE else ([name], False)
         try:
             yield
         finally:
-            self.switch.active, self.switch.is_disabled = before, was_disabled
+            switch.active, switch.is_disabled = before, was_disabled
 
     @contextmanager
     def _routed(self, names: Sequence[str], inputs: Sequence[Any], keywords: Mapping[str, Any]) -> Iterator[None]:
-        given = keywords.get("input_ids", inputs[0] if inputs else keywords.get("inputs_embeds"))
-        if not isinstance(given, Tensor) or given.ndim < 2:
-            raise ArgumentError("adapter_names", "needs input_ids of rows and tokens")
-        self._not_merged("adapter_names")
-        self._check_names(names, len(given))
-        mask = keywords.get("attention_mask", inputs[1] if len(inputs) > 1 else None)
-        _, lengths = find_padding((given.shape[0], given.shape[1]), mask)
+        self.base_model.check_unmerged("adapter_names")
+        lengths = _row_lengths(is_own(self.get_base_model()), inputs, keywords)
+        self.base_model.check_names(names, len(lengths))
         self.switch.routing = Routing(tuple(names), lengths)
         try:
             yield
         finally:
             self.switch.routing = None
+
+
+def _row_lengths(is_ragged: bool, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[int, ...]:
+    """How many of what adapted layers see as their first size belong to each row of a call."""
+    if not is_ragged:
+        given = next((each for each in (*inputs, *keywords.values()) if isinstance(each, Tensor) and each.ndim), None)
+        if given is None:
+            raise ArgumentError("adapter_names", "needs a tensor of rows")
+        return (1,) * len(given)
+    given = keywords.get("input_ids", inputs[0] if inputs else keywords.get("inputs_embeds"))
+    if not isinstance(given, Tensor) or given.ndim < 2:
+        raise ArgumentError("adapter_names", "needs input_ids of rows and tokens")
+    mask = keywords.get("attention_mask", inputs[1] if len(inputs) > 1 else None)
+    return find_padding((given.shape[0], given.shape[1]), mask)[1]
+
+
+def _pad_of(config: Any) -> Any:
+    return config.get("pad_token_id") if hasattr(config, "get") else getattr(config, "pad_token_id", None)
 
 
 # PEFT has a class for each task; here the base model knows its own

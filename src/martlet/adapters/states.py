@@ -16,17 +16,17 @@ from martlet.nn.load import read_tensor
 
 def get_peft_model_state_dict(model: PeftModel, adapter_name: str = "default") -> dict[str, Tensor]:
     """One adapter's tensors under the names they have in a file of PEFT's."""
-    model._check_names([adapter_name], 1)
-    return adapter_state(model.base_model, adapter_name, model.peft_config[adapter_name])[0]
+    model.base_model.check_names([adapter_name], 1)
+    return adapter_state(model.get_base_model(), adapter_name, model.peft_config[adapter_name])[0]
 
 
 def set_peft_model_state_dict(
     model: PeftModel, peft_model_state_dict: Mapping[str, Tensor], adapter_name: str = "default"
 ) -> None:
     """Fills an adapter from such tensors; WeightsError if they are not exactly its own."""
-    model._check_names([adapter_name], 1)
+    model.base_model.check_names([adapter_name], 1)
     config, held = model.peft_config[adapter_name], peft_model_state_dict
-    fill_adapter(model.base_model, adapter_name, config, "state dict", held, lambda key: held[key])
+    fill_adapter(model.get_base_model(), adapter_name, config, "state dict", held, lambda key: held[key])
 
 
 def load_peft_weights(model_id: str | os.PathLike[str], device: str | None = None, **hub: Any) -> dict[str, Tensor]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from martlet.adapters.embeddings import LoraEmbedding, TrainedTokens
 from martlet.adapters.layers import LoraLinear
@@ -53,7 +53,7 @@ class TunerModelStatus:
 def get_layer_status(model: Any) -> list[TunerLayerStatus]:
     """The state of each adapted layer, in the model's order. ArgumentError for a model without adapters."""
     found = [
-        _status(f"model.{path.removeprefix('base_model.')}", module)
+        _status(path.removeprefix("base_model."), module)
         for path, module in model.named_modules()
         if isinstance(module, LoraLinear | TrainedTokens)
     ]
@@ -72,7 +72,7 @@ def get_model_status(model: Any) -> TunerModelStatus:
     active = [each.active_adapters for each in layers]
     backends = [each.quantization_backend for each in layers]
     return TunerModelStatus(
-        base_model_type=type(model.base_model).__name__,
+        base_model_type=type(model.get_base_model()).__name__,
         adapter_model_type="LoraModel",
         peft_types={name: config.peft_type for name, config in model.peft_config.items()},
         trainable_params=trainable,
@@ -92,9 +92,9 @@ def get_model_status(model: Any) -> TunerModelStatus:
 
 def _status(path: str, module: LoraLinear | TrainedTokens) -> TunerLayerStatus:
     weights: dict[str, list[Tensor]] = {}
-    for table in _tables(module):
-        for name, weight in table.items():
-            weights.setdefault(name, []).append(weight)
+    every = module.trainable_tokens_delta.items() if isinstance(module, TrainedTokens) else module.weights()
+    for name, weight in every:
+        weights.setdefault(name, []).append(weight)
     switch = module.switch
     base = module.base_layer
     return TunerLayerStatus(
@@ -110,13 +110,6 @@ def _status(path: str, module: LoraLinear | TrainedTokens) -> TunerLayerStatus:
         devices={name: sorted({each.device.type for each in held}) for name, held in weights.items()},
         quantization_backend=base.kind if isinstance(base, PackedLinear) else None,
     )
-
-
-def _tables(module: LoraLinear | TrainedTokens) -> Iterator[nn.ParameterDict]:
-    if isinstance(module, TrainedTokens):
-        yield module.trainable_tokens_delta
-    else:
-        yield from (module.lora_A, module.lora_B, module.lora_magnitude_vector)
 
 
 def _same(values: Iterable[Any]) -> Any:

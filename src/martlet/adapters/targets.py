@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from martlet.adapters.config import ALL_LINEAR, HEADS, LoraConfig, TaskType, is_taken
+from martlet.adapters.config import ALL_LINEAR, HEADS, LoraConfig, TaskType, is_taken, matches
 from martlet.adapters.embeddings import LoraEmbedding, TiedHead, TrainedTokens
-from martlet.adapters.files import keys_of, paths_of, their_names
+from martlet.adapters.files import is_own, keys_of, paths_of, their_names
 from martlet.adapters.layers import LoraLinear, OwnCopy
 from martlet.errors import ArgumentError, UnsupportedError
 
@@ -17,20 +17,24 @@ OUTPUTS = ("lm_head", "head.out")
 
 
 def find_matrices(model: Any, config: LoraConfig) -> dict[str, list[str]]:
-    """Paths of the matrices a config names -> their paths, ours and the checkpoint's."""
+    """Paths of the matrices a config names -> their paths, ours and the checkpoint's.
+
+    UnsupportedError for a layer of a module of one's own that is neither linear nor a table of embeddings."""
     names, found, known = their_names(model), {}, set()
+    outputs = _outputs(model) if config.target_modules == ALL_LINEAR else ()
     for path, module in model.named_modules():
+        if _is_inside_layer(path) or path in outputs:
+            continue
         is_table = isinstance(module, nn.Embedding | LoraEmbedding) and config.target_modules != ALL_LINEAR
-        if not is_table and (not hasattr(module, "in_features") or isinstance(module, LoraEmbedding)):
-            continue
-        if path.rpartition(".")[2] in ("base_layer", "original_module"):
-            continue
-        if ".modules_to_save." in path or (config.target_modules == ALL_LINEAR and path in OUTPUTS):
+        if not is_table and (not _is_matrix(model, module) or isinstance(module, LoraEmbedding)):
+            if path and config.target_modules not in (None, ALL_LINEAR) and config.targets([path]):
+                _refuse_other(model, path, module)
             continue
         paths = paths_of(path, names)
         known |= {each.rpartition(".")[2] for each in paths}
         if config.targets(paths):
-            if path == "lm_head" and model.arch.tied:
+            _refuse_passed_by(model, path)
+            if path == "lm_head" and is_own(model) and model.arch.tied:
                 raise UnsupportedError(
                     "target_modules",
                     "a head that is the embedding table cannot be adapted by itself",
@@ -49,24 +53,73 @@ def find_matrices(model: Any, config: LoraConfig) -> dict[str, list[str]]:
     return found
 
 
+def _outputs(model: Any) -> Sequence[str]:
+    """Paths of the output's matrix, which "all-linear" leaves out."""
+    if is_own(model):
+        return OUTPUTS
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return [path for path, module in model.named_modules() if head is not None and module is head]
+
+
+def _is_inside_layer(path: str) -> bool:
+    """Whether a module came with an adapter, or is what it was put around."""
+    parts = path.split(".")
+    return any(
+        part in ("base_layer", "original_module", "modules_to_save") or part.startswith("lora_") for part in parts
+    )
+
+
+def _is_matrix(model: Any, module: nn.Module) -> bool:
+    if isinstance(module, OwnCopy):
+        return False
+    return hasattr(module, "in_features") if is_own(model) else isinstance(module, nn.Linear | LoraLinear)
+
+
+def _refuse_other(model: Any, path: str, module: nn.Module) -> None:
+    """Of a module of one's own a name that meets another layer is an error, as PEFT has it."""
+    if not is_own(model) and not isinstance(module, OwnCopy | TrainedTokens | TiedHead):
+        raise UnsupportedError(
+            "target_modules", "must name linear layers and embeddings", found=f"{path} is a {type(module).__name__}"
+        )
+
+
+def _refuse_passed_by(model: Any, path: str) -> None:
+    """UnsupportedError for a layer whose owner reads its weight and never calls it: an adapter would not act."""
+    owner = model.get_submodule(path.rpartition(".")[0])
+    if isinstance(owner, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+        raise UnsupportedError(
+            "target_modules", f"{type(owner).__name__} of torch reads its layers' weights without calling them",
+            found=path, remedy="Leave it to exclude_modules.",
+        )  # fmt: skip
+
+
 def find_saved_whole(model: Any, config: LoraConfig) -> list[str]:
     """Paths of the modules without children that `modules_to_save` names, the head's among them by the task."""
     names = their_names(model)
     by_task = HEADS.get(TaskType(config.task_type), ()) if config.task_type else ()
-    wanted = [*(config.modules_to_save or ()), *by_task]
-    found, is_met = [], dict.fromkeys(wanted, False)
+    saved = [config.modules_to_save] if isinstance(config.modules_to_save, str) else config.modules_to_save or ()
+    wanted = [*saved, *by_task]
+    found: list[str] = []
+    is_met = dict.fromkeys(wanted, False)
     for path, module in model.named_modules():
-        if any(part in f".{path}." for part in (".modules_to_save.", ".original_module.", ".base_layer.")):
+        if not path or _is_inside_layer(path):
             continue
         is_whole = isinstance(module, OwnCopy | LoraLinear | TrainedTokens | TiedHead)
-        if not is_whole and (list(module.children()) or not list(module.parameters(recurse=False))):
-            continue
-        paths = paths_of(path, names)
-        named = [each for each in wanted if any(f".{each}." in f".{one}." for one in paths)]
+        if is_own(model):
+            if not is_whole and (list(module.children()) or not list(module.parameters(recurse=False))):
+                continue
+            paths = paths_of(path, names)
+            named = [each for each in wanted if any(f".{each}." in f".{one}." for one in paths)]
+        else:  # the outermost module of a name, as a whole
+            named = [each for each in wanted if matches([each], path)]
+            if any(path.startswith(f"{each}.") for each in found):
+                continue
+            if named and isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
+                raise UnsupportedError("modules_to_save", "must name modules that are called", found=path)
         is_met |= dict.fromkeys(named, True)
         if named:
             found.append(path)
-    gone = [each for each, met in is_met.items() if not met and each not in HEADS[TaskType.SEQ_CLS]]
+    gone = [each for each, met in is_met.items() if not met and each not in (*by_task, *HEADS[TaskType.SEQ_CLS])]
     if gone:
         raise ArgumentError("modules_to_save", "must name modules of the model", found=", ".join(gone))
     return found
@@ -77,9 +130,9 @@ def find_token_tables(model: Any, config: LoraConfig) -> dict[str, Sequence[int]
     asked = config.trainable_token_indices
     if asked is None:
         return {}
-    if not isinstance(asked, Mapping):
-        asked = {"embed_tokens": asked}
     names, out = their_names(model), {}
+    if not isinstance(asked, Mapping):
+        asked = {_input_table(model): asked}
     tables = {
         path: paths_of(path, names)
         for path, module in model.named_modules()
@@ -94,13 +147,20 @@ def find_token_tables(model: Any, config: LoraConfig) -> dict[str, Sequence[int]
     return out
 
 
+def _input_table(model: Any) -> str:
+    """Where ids without a table's name belong."""
+    if is_own(model) or not hasattr(model, "get_input_embeddings"):
+        return "embed_tokens"
+    table = model.get_input_embeddings()
+    return next((path for path, module in model.named_modules() if module is table), "embed_tokens")
+
+
 def set_trainable(model: Any, configs: Mapping[str, LoraConfig], active: Sequence[str]) -> None:
     learning = {name for name in active if not configs[name].inference_mode}
     for module in model.modules():
         if isinstance(module, LoraLinear):
-            for table in (module.lora_A, module.lora_B, module.lora_magnitude_vector):
-                for name, parameter in table.items():
-                    parameter.requires_grad_(name in learning)
+            for name, weight in module.weights():
+                weight.requires_grad_(name in learning)
         elif isinstance(module, TrainedTokens):
             for name, parameter in module.trainable_tokens_delta.items():
                 parameter.requires_grad_(name in learning)

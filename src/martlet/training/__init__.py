@@ -24,6 +24,7 @@ _FILES = {
     "HfArgumentParser": "parser",
     "IntervalStrategy": "choices",
     "LoraConfig": "peft",
+    "LoraModel": "peft",
     "ParallelMode": "arguments",
     "PeftConfig": "peft",
     "PeftModel": "peft",
@@ -68,8 +69,11 @@ _FILES = {
     "get_reduce_on_plateau_schedule": "schedules",
     "get_scheduler": "schedules",
     "get_wsd_schedule": "schedules",
+    "hotswap_adapter": "peft",
     "load_peft_weights": "peft",
     "prepare_model_for_kbit_training": "peft",
+    "replace_lora_weights_loftq": "peft",
+    "rescale_adapter_scale": "peft",
     "set_peft_model_state_dict": "peft",
 }
 
@@ -108,6 +112,7 @@ if TYPE_CHECKING:
         AutoPeftModelForSequenceClassification,
         AutoPeftModelForTokenClassification,
         LoraConfig,
+        LoraModel,
         PeftConfig,
         PeftModel,
         PeftModelForCausalLM,
@@ -120,8 +125,11 @@ if TYPE_CHECKING:
         get_model_status,
         get_peft_model,
         get_peft_model_state_dict,
+        hotswap_adapter,
         load_peft_weights,
         prepare_model_for_kbit_training,
+        replace_lora_weights_loftq,
+        rescale_adapter_scale,
         set_peft_model_state_dict,
     )
     from martlet.training.schedules import (

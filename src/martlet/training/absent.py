@@ -4,8 +4,8 @@ from re import fullmatch
 
 # By pattern, the first that fits: what to say.
 _REMEDIES: tuple[tuple[str, str], ...] = (
-    (r"LoftQConfig|replace_lora_weights_loftq",
-     "LoftQ is not here; begin with init_lora_weights='pissa' on a float base."),
+    (r"LoftQConfig",
+     "Load the base with quantize='int4', put the adapter on it, and call replace_lora_weights_loftq(model)."),
     (r"(Eva|Corda|LoraGA|Arrow|Kasa|BdLora|Velora|MonteCLoRA)Config|initialize_lora_eva_weights|preprocess_\w+",
      "LoRA begins as LoraConfig's init_lora_weights says: docs/adapters.md lists what there is."),
     (r"(Prefix|Prompt|PTuning|Prompt\w*|CPT|Multitask\w*)\w*(Config|Embedding|Encoder)|PromptLearningConfig",

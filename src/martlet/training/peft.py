@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from martlet.adapters import (
     LoraConfig,
+    LoraModel,
     PeftConfig,
     PeftModel,
     PeftModelForCausalLM,
@@ -19,8 +20,11 @@ from martlet.adapters import (
     get_model_status,
     get_peft_model,
     get_peft_model_state_dict,
+    hotswap_adapter,
     load_peft_weights,
     prepare_model_for_kbit_training,
+    replace_lora_weights_loftq,
+    rescale_adapter_scale,
     set_peft_model_state_dict,
 )
 from martlet.errors import ArgumentError, ConfigError
@@ -103,6 +107,7 @@ __all__ = [
     "AutoPeftModelForSequenceClassification",
     "AutoPeftModelForTokenClassification",
     "LoraConfig",
+    "LoraModel",
     "PeftConfig",
     "PeftModel",
     "PeftModelForCausalLM",
@@ -115,7 +120,10 @@ __all__ = [
     "get_model_status",
     "get_peft_model",
     "get_peft_model_state_dict",
+    "hotswap_adapter",
     "load_peft_weights",
     "prepare_model_for_kbit_training",
+    "replace_lora_weights_loftq",
+    "rescale_adapter_scale",
     "set_peft_model_state_dict",
 ]
