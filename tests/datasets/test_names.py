@@ -81,7 +81,7 @@ def test_module_paths_of_scripts(path, names):
 @pytest.mark.parametrize(
     ("line", "remedy"),
     [
-        ("from martlet.datasets.table import InMemoryTable", "Dataset.table. takes one"),
+        ("from martlet.datasets.table import InMemoryTable", "Dataset.table. takes either"),
         ("from martlet.datasets.iterable_dataset import ExamplesIterable", "from_generator"),
         ("from martlet.datasets.packaged_modules.csv.csv import CsvConfig", "data_files="),
         ("from martlet.datasets.data_files import DataFilesDict", "data_files="),

@@ -234,7 +234,7 @@ def class_encode_column(self: Dataset, column: str, include_nulls: bool = False)
 
 @verb
 def align_labels_with_mapping(self: Dataset, label2id: dict[str, int], label_column: str) -> Dataset:
-    """The labels renumbered as a model has them: {name: number}, letter case ignored."""
+    """The labels renumbered as a model has them: {name: number}, letter case ignored. -1, no label, stays."""
     kind = self.features[self._known(label_column)]
     label = kind.feature if isinstance(kind, List | LargeList) else kind
     if not isinstance(label, ClassLabel):
@@ -251,6 +251,8 @@ def align_labels_with_mapping(self: Dataset, label2id: dict[str, int], label_col
     def aligned(value: Any) -> Any:
         if value is None or isinstance(value, list):
             return None if value is None else [aligned(item) for item in value]
+        if value == -1:  # no label
+            return -1
         if numbers[value] is None:
             raise FeatureError(
                 "align_labels_with_mapping()", f"the mapping lacks {', '.join(missing)}", found=repr(label)

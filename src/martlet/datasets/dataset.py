@@ -18,9 +18,10 @@ from martlet.datasets.column import Column
 from martlet.datasets.features import Features
 from martlet.datasets.formatting import PLAIN, Format, format_row, format_table, python_lists
 from martlet.datasets.info import DatasetInfo, of_info
-from martlet.datasets.selection import Positions, Selection, compose, positions, span_of
+from martlet.datasets.selection import Positions, Selection, Span, compose, positions, span_of
 from martlet.datasets.splits import NamedSplit
 from martlet.datasets.stored import Stored, digest
+from martlet.datasets.table import Table
 from martlet.datasets.tables import dict_maker, open_arrow
 from martlet.errors import ArgumentError
 
@@ -37,7 +38,7 @@ class Dataset:
 
     def __init__(
         self,
-        arrow_table: pa.Table | Stored,
+        arrow_table: pa.Table | Table | Stored,
         info: DatasetInfo | None = None,
         split: str | None = None,
         indices_table: pa.Table | None = None,
@@ -45,6 +46,7 @@ class Dataset:
     ) -> None:
         if not isinstance(arrow_table, Stored):
             features = info.features if info is not None else None
+            arrow_table = arrow_table.table if isinstance(arrow_table, Table) else arrow_table
             arrow_table = Stored.of(arrow_table, features, key=fingerprint)
         self._source: Any = arrow_table
         self._selection: Selection | None = None
@@ -106,10 +108,12 @@ class Dataset:
         return self._split
 
     @property
-    def data(self) -> pa.Table:
-        """The Arrow table behind the rows, before selecting; its schema's metadata says the features."""
-        stored = self._stored
-        return stored.table.replace_schema_metadata(stored.features.arrow_schema.metadata)
+    def data(self) -> Table:
+        """The Arrow table behind the rows, all of it where they are no neighbours; its schema has the features."""
+        stored, table = self._stored, self._stored.table
+        if isinstance(self._selection, Span) and self._selection.step == 1:
+            table = table.slice(self._selection.start, len(self._selection))
+        return Table(table.replace_schema_metadata(stored.features.arrow_schema.metadata))
 
     @property
     def column_names(self) -> list[str]:

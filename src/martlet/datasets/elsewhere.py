@@ -38,11 +38,11 @@ INSIDES = frozenset(
         *("utils.metadata", "utils.patching", "utils.py_utils", "utils.sharding", "utils.typing"),
     ]
 )
-_TABLES = "ds.data is a pyarrow.Table, and Dataset(table) takes one."
+_TABLES = "ds.data is a martlet.datasets.table.Table, ds.data.table pyarrow's own; Dataset(table) takes either."
 _ROWS = "Dataset.from_generator(function), or IterableDataset.from_generator, makes a dataset of a function's rows."
 _FILES = "load_dataset(format, data_files=, ...) takes paths, patterns and each format's options."
 REMEDIES = {
-    **dict.fromkeys(("Table", "InMemoryTable", "MemoryMappedTable", "ConcatenationTable"), _TABLES),
+    **dict.fromkeys(("InMemoryTable", "MemoryMappedTable", "ConcatenationTable"), _TABLES),
     **dict.fromkeys(("ExamplesIterable", "ArrowExamplesIterable", "SplitGeneratorInfo"), _ROWS),
     **dict.fromkeys(("DataFilesDict", "DataFilesList", "DataFilesPatternsDict", "get_data_patterns"), _FILES),
     "dataset_module_factory": "load_dataset_builder(path) finds a dataset and reads no row.",

@@ -115,10 +115,17 @@ def load_dataset(
 
 
 def each_split(split: Any, call: Callable[[Any], Any]) -> Any:
-    """What `call` gives for a split, or for each in a list or dict of them."""
+    """What `call` gives for a split, or for each in a list of them; a dict of them makes a DatasetDict."""
     if isinstance(split, list | tuple):
         return [call(one) for one in split]
-    return {name: call(one) for name, one in split.items()} if isinstance(split, Mapping) else call(split)
+    if not isinstance(split, Mapping):
+        return call(split)
+    from martlet.datasets.dataset import Dataset
+    from martlet.datasets.dataset_dict import DatasetDict
+    from martlet.datasets.iterable_dict import IterableDatasetDict
+
+    made = {name: call(one) for name, one in split.items()}
+    return DatasetDict(made) if isinstance(next(iter(made.values()), None), Dataset) else IterableDatasetDict(made)
 
 
 def _streamed(found: Found, split: Any) -> Any:
@@ -220,8 +227,11 @@ def _in_folder(
     num_proc: int | None,
     options: dict[str, Any],
 ) -> Found:
-    if (Path(folder) / "dataset_dict.json").is_file() or (Path(folder) / "state.json").is_file():
-        raise ArgumentError(folder, "was written by save_to_disk", remedy=f"load_from_disk({folder!r}) reads it.")
+    from martlet.datasets.saving import saved_files
+
+    if data_files is None and data_dir is None and (saved := saved_files(Path(folder))):
+        source = make_source("arrow", options, num_threads=num_proc)
+        return _looked(Found(os.path.basename(folder), name or "default", source, saved))
     config = config_of(Path(folder, "README.md"), name, data_dir, data_files, folder)
     base = os.path.join(folder, config.data_dir) if config.data_dir else folder
     if config.data_files is not None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +13,7 @@ from martlet.datasets import cache
 from martlet.datasets.dataset import Dataset
 from martlet.datasets.features import Features
 from martlet.datasets.info import DatasetInfo
+from martlet.datasets.parts import TemporaryFolder
 from martlet.datasets.slicing import ReadInstruction
 from martlet.datasets.sources.source import log
 from martlet.datasets.splits import SplitDict, SplitInfo
@@ -69,17 +67,9 @@ def temporary(make: Callable[[Path], tuple[Features, int, list[str]]], key: str)
     """What `make` writes, in a folder that goes with the dataset: for rows that may change behind an equal key."""
     from martlet.datasets.load import Converted
 
-    folder = _Folder()
+    folder = TemporaryFolder()
     features, num_rows, _ = make(folder.path / DATA_FILE)
     return Converted([folder.path / DATA_FILE], features, num_rows, key, folder)
-
-
-class _Folder:
-    """A folder that goes when nobody holds this any more."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="martlet-rows-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def _emptied(folder: Path) -> None:
@@ -92,35 +82,41 @@ def open_splits(found: Found, ready: dict[str, Converted], asked: ReadInstructio
     from martlet.datasets.dataset_dict import DatasetDict
 
     if asked is None:
-        return DatasetDict({split: _opened(found, part, split, in_memory) for split, part in ready.items()})
-    tables, keys, paths, is_whole = [], [], [], True
-    for rows in asked.rows({split: part.num_rows for split, part in ready.items()}):
-        table = _table(ready[rows.split], in_memory)
-        tables.append(table.slice(rows.start, rows.stop - rows.start))
-        is_whole = is_whole and tables[-1].num_rows == table.num_rows
-        paths += [path for path in map(str, ready[rows.split].paths) if path not in paths]
-        keys.append(f"{ready[rows.split].key}[{rows.start}:{rows.stop}]")
+        info = _info(found, ready)
+        return DatasetDict({split: _opened(info, part, split, in_memory) for split, part in ready.items()})
+    runs = asked.rows({split: part.num_rows for split, part in ready.items()})
+    info, spec = _info(found, ready), asked.to_spec()
+    if len(runs) == 1:  # the whole file, of which these rows are looked at: other processes map it again
+        (run,) = runs
+        whole = _opened(info, ready[run.split], spec, in_memory)
+        return whole if run.stop - run.start == len(whole) else whole.select(range(run.start, run.stop))
     first = next(iter(ready.values()))
     if any(part.features != first.features for part in ready.values()):
         said = "; ".join(f"{split}: {part.features}" for split, part in ready.items())
-        raise FeatureError(str(asked), "splits put together need the same features", found=said)
+        raise FeatureError(spec, "splits put together need the same features", found=said)
+    tables, keys, paths, is_whole = [], [], [], True
+    for run in runs:
+        table = _table(ready[run.split], in_memory)
+        tables.append(table.slice(run.start, run.stop - run.start))
+        is_whole = is_whole and tables[-1].num_rows == table.num_rows
+        paths += [path for path in map(str, ready[run.split].paths) if path not in paths]
+        keys.append(f"{ready[run.split].key}[{run.start}:{run.stop}]")
     is_whole = is_whole and len(paths) == len(tables)
-    owners = [part.owner for part in ready.values()]
     stored = Stored(
         pa.concat_tables(tables),
         first.features,
         [] if in_memory else paths,
         digest(*keys),
-        owners,
+        [part.owner for part in ready.values()],
         () if is_whole else None,  # whole files are mapped again by other processes, parts of them are not
     )
-    return Dataset(stored, _info(found, ready), asked.to_spec())
+    return Dataset(stored, info, spec)
 
 
-def _opened(found: Found, part: Converted, split: str, in_memory: bool) -> Dataset:
+def _opened(info: DatasetInfo, part: Converted, split: str, in_memory: bool) -> Dataset:
     files = [] if in_memory else [str(path) for path in part.paths]
     stored = Stored(_table(part, in_memory), part.features, files, part.key, part.owner)
-    return Dataset(stored, _info(found, {split: part}), split)
+    return Dataset(stored, info.copy(), split)
 
 
 def _table(part: Converted, in_memory: bool) -> pa.Table:
@@ -132,7 +128,7 @@ def _info(found: Found, ready: dict[str, Converted]) -> DatasetInfo:
     from martlet.datasets.load import info_of
 
     info = info_of(found)
-    info.splits = SplitDict()
+    info.splits = info.splits or SplitDict()
     for split, part in ready.items():
         num_bytes = _table(part, False).nbytes
         info.splits[split] = SplitInfo(split, num_bytes, part.num_rows, dataset_name=found.name)

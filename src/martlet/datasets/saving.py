@@ -16,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from martlet.datasets.arguments import verb
+from martlet.datasets.files import DataFile
 from martlet.datasets.formatting import make_format
 from martlet.datasets.info import INFO_FILE, DatasetInfo
 from martlet.datasets.outputs import joined
+from martlet.datasets.parts import TemporaryFolder
 from martlet.datasets.selection import Picks
 from martlet.datasets.stored import Stored
 from martlet.datasets.tables import open_arrow
@@ -166,14 +168,30 @@ def load_from_disk(
     """What `save_to_disk` of either library wrote: a Dataset or a DatasetDict, mapped from its files."""
     from martlet.datasets.dataset_dict import DatasetDict
 
-    folder = _local(dataset_path, storage_options)
+    folder, owner = _local(dataset_path, storage_options)
     if (folder / DICT_FILE).is_file():
         splits = read_json(folder / DICT_FILE).get("splits", [])
-        return DatasetDict({name: _load(folder / name, keep_in_memory) for name in splits})
+        return DatasetDict({name: _load(folder / name, keep_in_memory, owner) for name in splits})
     if (folder / STATE_FILE).is_file():
-        return _load(folder, keep_in_memory)
+        return _load(folder, keep_in_memory, owner)
     remedy = "It has no state.json and no dataset_dict.json. load_dataset() reads other files."
     raise FormatError(os.fspath(dataset_path), "must be a folder that save_to_disk wrote", remedy=remedy)
+
+
+def saved_files(folder: Path) -> dict[str, list[DataFile]]:
+    """The Arrow files of each split in a folder that `save_to_disk` wrote, "train" for a Dataset; none of another."""
+    if (folder / DICT_FILE).is_file():
+        places = {name: _inside(folder, name) for name in read_json(folder / DICT_FILE).get("splits", [])}
+    else:
+        places = {"train": folder} if (folder / STATE_FILE).is_file() else {}
+    found = {}
+    for split, place in places.items():
+        state = read_json(place / STATE_FILE)
+        if state.get("_indices_data_files"):
+            remedy = f"load_from_disk({os.fspath(folder)!r}) reads it."
+            raise ArgumentError(os.fspath(place), "picks rows of its files, which load_dataset does not", remedy=remedy)
+        found[split] = [DataFile(os.fspath(_inside(place, file["filename"]))) for file in state["_data_files"]]
+    return found
 
 
 def load_dataset_from_disk(
@@ -191,22 +209,21 @@ def load_dataset_from_disk(
     return found
 
 
-def _local(path: str | os.PathLike[str], storage_options: Any) -> Path:
+def _local(path: str | os.PathLike[str], storage_options: Any) -> tuple[Path, TemporaryFolder | None]:
+    """The folder; of a URL a copy of it, that goes with its owner."""
     if "://" not in os.fspath(path):
         if not Path(path).is_dir():
             raise FileNotFoundError(f"{os.fspath(path)}: there is no such folder")
-        return Path(path)
-    import tempfile
-
+        return Path(path), None
     import fsspec
 
     system, root = fsspec.core.url_to_fs(os.fspath(path), **(storage_options or {}))
-    folder = tempfile.mkdtemp(prefix="martlet-datasets-")
-    system.get(root.rstrip("/") + "/", folder, recursive=True)
-    return Path(folder)
+    copy = TemporaryFolder()
+    system.get(root.rstrip("/") + "/", os.fspath(copy.path), recursive=True)
+    return copy.path, copy
 
 
-def _load(folder: Path, keep_in_memory: bool | None) -> Dataset:
+def _load(folder: Path, keep_in_memory: bool | None, owner: TemporaryFolder | None) -> Dataset:
     from martlet.datasets.config import goes_to_memory
     from martlet.datasets.dataset import Dataset
     from martlet.datasets.features import Features
@@ -222,6 +239,7 @@ def _load(folder: Path, keep_in_memory: bool | None) -> Dataset:
     table, features = joined([(table, Features.from_arrow_schema(table.schema)) for table in tables], os.fspath(folder))
     chosen = info.features if info.features is not None and set(info.features) == set(features) else features
     stored = Stored.of(table, chosen, () if in_memory else tuple(map(os.fspath, names)))
+    stored.owner = owner
     new = Dataset(stored, info, state.get("_split"))
     if state.get("_indices_data_files"):
         indices = [open_arrow(_inside(folder, file["filename"])) for file in state["_indices_data_files"]]

@@ -1,4 +1,4 @@
-"""Where Hugging Face's library has what is done to Arrow tables; ours are pyarrow's own."""
+"""Arrow tables as `ds.data` hands them out, and what is done to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,38 @@ from martlet.datasets.encoding import cast_array
 from martlet.datasets.features import Features, kind_of
 from martlet.datasets.tables import plain_table
 
-__all__ = ["array_cast", "cast_array_to_feature", "concat_tables", "embed_table_storage", "table_cast"]
+__all__ = ["Table", "array_cast", "cast_array_to_feature", "concat_tables", "embed_table_storage", "table_cast"]
+
+
+class Table:
+    """What `ds.data` is: `table` is the pyarrow.Table, whose methods and attributes can be asked of this too."""
+
+    __slots__ = ("table",)
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "table":
+            raise AttributeError(name)
+        return getattr(self.table, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.table[key]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.table == (other.table if isinstance(other, Table) else other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        return f"Table({self.table!r})"
 
 
 def array_cast(array: pa.Array, pa_type: pa.DataType) -> pa.Array:
