@@ -9,8 +9,11 @@ import torch
 from tiny import make_rows, tiny_model
 from torch import nn
 
+import martlet
+from martlet import AutoConfig
+from martlet.datasets import Dataset, DatasetDict
 from martlet.errors import ArgumentError, LossError, SaveError, TrainingDataError, UnsupportedError
-from martlet.training import Trainer, TrainerCallback, TrainingArguments
+from martlet.training import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from martlet.training.checkpoints import check_checkpoint
 
 
@@ -185,3 +188,118 @@ def test_a_model_that_cannot_checkpoint_activations(tmp_path):
 
     with pytest.raises(UnsupportedError, match="gradient_checkpointing"):
         train(tmp_path, [{"x": [1.0, 2.0, 3.0], "labels": 1.0}] * 4, Line(), gradient_checkpointing=True)
+
+
+CLASSES = {"num_labels": 3}
+
+
+def small_bert(head="SequenceClassification", **more):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = AutoConfig.for_model("bert", vocab_size=61, max_position_embeddings=40, **sizes, **more)
+    made = getattr(martlet, f"AutoModelFor{head}").from_config(config)
+    return made
+
+
+def two(**columns):
+    """What a collator of one's own makes of two rows."""
+    return lambda rows: {"input_ids": torch.full((2, 3), 7), "labels": torch.ones(2, dtype=torch.long), **columns}
+
+
+@pytest.mark.parametrize(
+    "head, more, label, says",
+    [
+        ("SequenceClassification", CLASSES, 3, "below 3, or -100; found 3"),
+        ("SequenceClassification", CLASSES, -1, "below 3, or -100; found -1"),
+        ("SequenceClassification", CLASSES, 1.0, r"ids of classes.*; found float32 1\. .*num_labels=1"),
+        ("SequenceClassification", CLASSES, "1", "must hold numbers; found str '1'"),
+        ("SequenceClassification", CLASSES, None, "must have a label"),
+        ("SequenceClassification", CLASSES, [1, 2], r"one class a row; found shape \[2, 2\]"),
+        ("SequenceClassification", {**CLASSES, "problem_type": "multi_label_classification"}, [1.0, 0.0], "3 zeros"),
+        ("SequenceClassification", {**CLASSES, "problem_type": "multi_label_classification"}, [1.0, 0, 2.0], "found 2"),
+        ("SequenceClassification", {"num_labels": 1}, float("nan"), "one finite number a row; found nan"),
+        ("SequenceClassification", {"num_labels": 1}, [0.1, 0.2], r"one finite number a row; found shape \[2, 2\]"),
+        ("TokenClassification", CLASSES, [1, 2], r"a label for each token; found \[2, 2\] for ids of \[2, 3\]"),
+        ("TokenClassification", CLASSES, 1, r"a label for each token; found \[2\] for ids"),
+        ("TokenClassification", CLASSES, [0, 1, 3], "below 3, or -100; found 3"),
+        ("TokenClassification", CLASSES, ["B", "O", "O"], "must hold numbers"),
+        ("MaskedLM", {}, [3, 61, -100], "below 61, or -100; found 61"),
+        ("MaskedLM", {}, [3, 6], "a label for each token"),
+    ],
+)
+def test_labels_that_cannot_be_meant(tmp_path, head, more, label, says):
+    with pytest.raises(TrainingDataError, match=says):
+        train(tmp_path, [{"input_ids": IDS, "label": label}] * 4, small_bert(head, **more))
+
+
+@pytest.mark.parametrize(
+    "columns, says",
+    [
+        ({"input_ids": torch.full((2, 3), 61)}, "input_ids: must be at least 0 and below 61; found 61"),
+        ({"input_ids": torch.full((2, 41), 7)}, "context of 40 tokens; found a row of 41"),
+        ({"token_type_ids": torch.full((2, 3), 2)}, "token_type_ids: must be at least 0 and below 2; found 2"),
+        ({"token_type_ids": torch.zeros(2, 2, dtype=torch.long)}, "token_type_ids: must have one for each token"),
+    ],
+)
+def test_batches_that_a_model_cannot_read(tmp_path, columns, says):
+    args = TrainingArguments(tmp_path, max_steps=1, report_html=False, disable_tqdm=True, save_strategy="no")
+    trainer = Trainer(small_bert(**CLASSES), args, train_dataset=[{"input_ids": IDS}] * 2, data_collator=two(**columns))
+    with pytest.raises(TrainingDataError, match=says):
+        trainer.train()
+
+
+def test_padding_beyond_the_context_is_no_token(tmp_path):
+    """A collator may pad as wide as it likes: what counts is a row's real tokens."""
+    mask = torch.zeros(2, 50, dtype=torch.long)
+    mask[:, :3] = 1
+    args = TrainingArguments(tmp_path, max_steps=1, report_html=False, disable_tqdm=True, save_strategy="no")
+    collator = two(input_ids=torch.full((2, 50), 7), attention_mask=mask)
+    Trainer(small_bert(**CLASSES), args, train_dataset=[{"input_ids": IDS}] * 2, data_collator=collator).train()
+
+
+def test_splits_are_no_dataset(tmp_path):
+    splits = DatasetDict(train=Dataset.from_list(make_rows()))
+    with pytest.raises(TrainingDataError, match=r"must be one dataset; found splits train.*\['train'\]"):
+        train(tmp_path, splits)
+
+
+def test_evaluations_without_rows_are_told_before_a_step(tmp_path):
+    seen = []
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args, state, control, **more):
+            seen.append(state.global_step)
+
+    with pytest.raises(ArgumentError, match="eval_dataset for eval_strategy='epoch'"):
+        train(tmp_path, make_rows(), eval_strategy="epoch", callbacks=[Steps()])
+    assert not seen
+
+
+EACH_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+
+
+def test_a_metric_that_is_no_number(tmp_path):
+    with pytest.raises(ArgumentError, match="must be a number; found accuracy 'high'"):
+        train(
+            tmp_path, make_rows(), eval_dataset=make_rows(3), metric_for_best_model="accuracy", **EACH_STEP,
+            load_best_model_at_end=True, compute_metrics=lambda each: {"accuracy": "high"},
+        )  # fmt: skip
+
+
+def test_nan_is_never_the_best_metric(tmp_path):
+    given = iter([float("nan"), 0.2, 0.4, float("nan")])
+    trainer = train(
+        tmp_path, make_rows(), eval_dataset=make_rows(3), metric_for_best_model="accuracy", max_steps=4, **EACH_STEP,
+        load_best_model_at_end=True, compute_metrics=lambda each: {"accuracy": next(given)},
+        callbacks=[EarlyStoppingCallback(2)],
+    )  # fmt: skip
+    assert trainer.state.best_metric == 0.4 and trainer.state.best_global_step == 3
+
+
+def test_a_loss_without_weights(tmp_path):
+    class Constant(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return torch.tensor(1.0)
+
+    args = TrainingArguments(tmp_path, max_steps=1, report_html=False, disable_tqdm=True)
+    with pytest.raises(ArgumentError, match="compute_loss: must depend on weights"):
+        Constant(tiny_model(), args, train_dataset=make_rows()).train()

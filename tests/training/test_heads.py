@@ -98,7 +98,7 @@ def test_the_models_own_loss_is_the_objectives(tmp_path, task):
         ("classes", {"label": None}, "must have a label"),
         ("classes", {"label": 0.5}, "whole numbers|one class a row|found"),
         ("several", {"labels": [1.0, 0.0]}, "3 zeros and ones"),
-        ("number", {"label": float("nan")}, "finite numbers"),
+        ("number", {"label": float("nan")}, "one finite number"),
         ("answers", {"start_positions": -1}, "places of tokens"),
         ("choices", {"label": 3}, "below 3, or -100; found 3. A label is the place"),
         ("choices", {"input_ids": [1, 2]}, "a list of ids for each choice"),

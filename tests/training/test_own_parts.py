@@ -1,6 +1,7 @@
 """Parts of a trainer that scripts bring themselves: loaders, samplers, steps, loops; and what they ask beside."""
 
 import pytest
+import safetensors.torch
 import torch
 from tiny import assert_equal, make_rows, tiny_model, weights_of
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
@@ -228,3 +229,32 @@ DIFFERENT = {"report_to", "output_dir"}
 NOT_THERE = {"create_accelerator_and_postprocess", "end", "floating_point_ops", "get_batch_samples", "get_cp_size",
              "get_optimizer_cls_and_kwargs", "get_sp_size", "get_tp_size", "loss_is_scaled_for_ga",
              "set_initial_training_values", "store_flos"}  # fmt: skip
+
+
+def test_a_module_of_ones_own_is_saved_where_scripts_look(tmp_path):
+    module = torch.nn.Linear(2, 1)
+    Trainer(module, TrainingArguments(tmp_path), train_dataset=[]).save_model()
+    found = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(found[name], each) for name, each in module.state_dict().items())
+
+
+def test_the_epoch_of_a_stream_grows_within_a_pass(tmp_path):
+    """As Hugging Face counts: a share of max_steps, since a pass's length is not known; whole at its end."""
+
+    class Stream:
+        def __iter__(self):
+            return iter(make_rows(10))
+
+    args = TrainingArguments(
+        tmp_path, max_steps=8, per_device_train_batch_size=2, logging_steps=1, report_html=False, disable_tqdm=True,
+        save_strategy="no",
+    )  # fmt: skip
+    trainer = Trainer(tiny_model(), args, train_dataset=Stream())
+    trainer.train()
+    epochs = [each["epoch"] for each in trainer.state.log_history if "loss" in each]
+    assert epochs == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8, 1, 9 / 8, 10 / 8, 11 / 8])
+
+
+def test_the_names_of_callbacks(tmp_path):
+    trainer = Trainer(tiny_model(), TrainingArguments(tmp_path, disable_tqdm=True, report_html=False))
+    assert trainer.callback_handler.callback_list == "DefaultFlowCallback"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from typing import Any
 
 from martlet.errors import ArgumentError
@@ -56,6 +57,11 @@ class Callbacks:
     def callbacks(self) -> list[Any]:
         """The callbacks, in the order they are called."""
         return self.list
+
+    @property
+    def callback_list(self) -> str:
+        """Their class names, a line each."""
+        return "\n".join(type(each).__name__ for each in self.list)
 
     def __getattr__(self, name: str) -> Any:
         if name not in EVENTS:
@@ -188,6 +194,7 @@ class EarlyStoppingCallback(TrainerCallback):
         value = find_metric(metrics or {}, args.metric_for_best_model)
         sign = 1 if args.greater_is_better else -1
         gain = float("inf") if self.best is None else sign * (value - self.best)
+        gain = -float("inf") if math.isnan(value) else gain
         if gain > 0:
             self.best = value
         if gain > self.early_stopping_threshold:
@@ -225,4 +232,9 @@ def find_metric(metrics: dict[str, Any], name: str) -> float:
             found=repr(name),
             remedy=f"There are {', '.join(sorted(metrics))}.",
         )
-    return float(metrics[wanted])
+    try:
+        return float(metrics[wanted])
+    except (TypeError, ValueError) as problem:
+        raise ArgumentError(
+            "metric_for_best_model", "must be a number", found=f"{name} {metrics[wanted]!r}"
+        ) from problem

@@ -144,7 +144,8 @@ class StreamFeed:
                 if self.drop_last and len(held) < size:
                     break
                 self.place = (epoch + 1, 0) if is_end else (epoch, taken + len(held))
-                yield Step(self._cut(step, taken, held), epoch + (1.0 if is_end else 0.0), is_end)
+                share = 1.0 if is_end else min(1.0, (taken // size + 1) / stop)  # how long a pass is, nobody knows
+                yield Step(self._cut(step, taken, held), epoch + share, is_end)
                 step, taken, held = step + 1, taken + len(held), [] if is_end else following
             if step == began and taken == 0:
                 raise TrainingDataError("train_dataset", "must have rows for a step", found="too few before its end")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import statistics
 import time
@@ -25,6 +26,8 @@ from martlet.training.heap import Heap
 from martlet.training.outputs import TrainOutput
 from martlet.training.runs import Progress, check_identity, find_resume, identity_of, load_best, load_run, save_run
 from martlet.training.world import touch
+
+log = logging.getLogger(__name__)
 
 RECENT = 100  # steps whose median loss an explosion is measured against
 NEFTUNE_PLACE = 1 << 21
@@ -393,7 +396,9 @@ class Loop:
             return
         value = find_metric(metrics, args.metric_for_best_model)
         sign = 1 if args.greater_is_better else -1
-        if state.best_metric is None or sign * value > sign * state.best_metric:
+        if math.isnan(value):
+            log.warning("%s is not a number at step %d: never the best", args.metric_for_best_model, state.global_step)
+        elif state.best_metric is None or sign * value > sign * state.best_metric:
             state.best_metric, state.best_global_step = value, state.global_step
             if args.save_strategy == "best":
                 trainer.control.should_save = True

@@ -37,10 +37,31 @@ class Objective:
         for name in self.names:
             if name not in inputs:
                 raise TrainingDataError("batch", f"must have {name!r}", found=", ".join(sorted(inputs)))
+        self.check_tokens(inputs)
         self.check(inputs)
         return inputs
 
     def check(self, inputs: Inputs) -> None: ...
+
+    def check_tokens(self, inputs: Inputs) -> None:
+        """TrainingDataError for a batch that a model of ours cannot read: one that a user's collator made."""
+        arch, ids, types = getattr(self.config, "arch", None), inputs.get("input_ids"), inputs.get("token_type_ids")
+        if arch is None or not isinstance(ids, Tensor) or not ids.numel():
+            return
+        _check_range("input_ids", ids, arch.vocab_size, "Is it the tokenizer of this model?")
+        mask = inputs.get("attention_mask")
+        width = int(mask.sum(-1).max()) if isinstance(mask, Tensor) else ids.shape[-1]
+        if arch.max_position_embeddings and width > arch.max_position_embeddings:
+            raise TrainingDataError(
+                "batch", f"must be within the model's context of {arch.max_position_embeddings} tokens",
+                found=f"a row of {width}", remedy="Tokenize with truncation=True, or cut it into several rows.",
+            )  # fmt: skip
+        if isinstance(types, Tensor):
+            if types.shape != ids.shape:
+                found = f"{list(types.shape)} for ids of {list(ids.shape)}"
+                raise TrainingDataError("token_type_ids", "must have one for each token", found=found)
+            if arch.token_types:
+                _check_range("token_type_ids", types, arch.token_types)
 
     def count(self, inputs: Inputs) -> int:
         labels = inputs[self.names[0]]
@@ -88,6 +109,22 @@ def _check_ids(labels: Tensor, num_labels: int, remedy: str = "Set num_labels= w
         )  # fmt: skip
 
 
+def _check_range(name: str, values: Tensor, limit: int, remedy: str = "") -> None:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= limit:
+        raise TrainingDataError(
+            name, f"must be at least 0 and below {limit}", found=low if low < 0 else high, remedy=remedy
+        )
+
+
+def _check_places(inputs: Inputs) -> None:
+    """Labels are one for each token."""
+    ids, labels = inputs.get("input_ids"), inputs["labels"]
+    if ids is not None and ids.shape != labels.shape:
+        found = f"{list(labels.shape)} for ids of {list(ids.shape)}"
+        raise TrainingDataError("labels", "must have a label for each token", found=found)
+
+
 class CausalObjective(Objective):
     """Each next token. Our own models take the ragged way: no padding and no unsupervised token meets the head."""
 
@@ -99,16 +136,14 @@ class CausalObjective(Objective):
                 raise TrainingDataError("batch", "must have 'input_ids' or 'labels'", found=", ".join(sorted(inputs)))
             ids, mask = inputs["input_ids"], inputs.get("attention_mask")
             inputs["labels"] = ids.clone() if mask is None else ids.masked_fill(mask == 0, IGNORED)
-        ids = inputs.get("input_ids")
-        if ids is not None and ids.shape != inputs["labels"].shape:
-            found = f"{list(inputs['labels'].shape)} for ids of {list(ids.shape)}"
-            raise TrainingDataError("labels", "must have a label for each token", found=found)
+        self.check_tokens(inputs)
         self.check(inputs)
         return inputs
 
     def check(self, inputs: Inputs) -> None:
         config = self.config
         vocab = config.arch.vocab_size if hasattr(config, "arch") else getattr(config, "vocab_size", 1 << 62)
+        _check_places(inputs)
         _check_ids(inputs["labels"], vocab)
 
     def count(self, inputs: Inputs) -> int:
@@ -162,6 +197,7 @@ class TokenObjective(Objective):
     """A class, or a masked token, for each token: token classification and masked LM."""
 
     def check(self, inputs: Inputs) -> None:
+        _check_places(inputs)
         _check_ids(inputs["labels"], self.num_labels)
 
     def of_outputs(self, outputs: Any, inputs: Inputs, smoothing: float) -> Tensor:
@@ -172,6 +208,7 @@ class TokenObjective(Objective):
 class MaskedObjective(TokenObjective):
     def check(self, inputs: Inputs) -> None:
         config = self.config
+        _check_places(inputs)
         _check_ids(inputs["labels"], config.arch.vocab_size if hasattr(config, "arch") else config.vocab_size)
 
 
@@ -180,13 +217,18 @@ class SequenceObjective(Objective):
 
     def problem(self, labels: Tensor) -> str:
         """As Hugging Face tells them: by `problem_type`, else one label is regression, whole numbers are classes."""
-        config = self.config
-        said = config.get("problem_type") if hasattr(config, "get") else getattr(config, "problem_type", None)
-        if said:
-            return str(said)
+        if self.said:
+            return self.said
         if self.num_labels == 1:
             return "regression"
         return "single_label_classification" if labels.dtype == torch.int64 else "multi_label_classification"
+
+    @property
+    def said(self) -> str:
+        """The config's `problem_type`, or none."""
+        config = self.config
+        found = config.get("problem_type") if hasattr(config, "get") else getattr(config, "problem_type", None)
+        return str(found or "")
 
     def check(self, inputs: Inputs) -> None:
         labels, num = inputs["labels"], self.num_labels
@@ -196,13 +238,25 @@ class SequenceObjective(Objective):
                     raise TrainingDataError("labels", "must be one class a row", found=f"shape {list(labels.shape)}")
                 _check_ids(labels, num)
             case "multi_label_classification":
-                if labels.ndim != 2 or labels.shape[1] != num or bool(((labels != 0) & (labels != 1)).any()):
-                    found = f"shape {list(labels.shape)}"
-                    raise TrainingDataError("labels", f"must be {num} zeros and ones a row", found=found)
+                if labels.ndim == 1 and not self.said:
+                    raise TrainingDataError(
+                        "labels", "must be whole numbers, the ids of classes, or several zeros and ones a row",
+                        found=f"{str(labels.dtype).removeprefix('torch.')} {float(labels[0]):g}",
+                        remedy="Numbers to be met are regression: num_labels=1.",
+                    )  # fmt: skip
+                rule = f"must be {num} zeros and ones a row"
+                if labels.ndim != 2 or labels.shape[1] != num:
+                    raise TrainingDataError("labels", rule, found=f"shape {list(labels.shape)}")
+                odd = labels[(labels != 0) & (labels != 1)]
+                if len(odd):
+                    raise TrainingDataError("labels", rule, found=f"{float(odd[0]):g}")
             case "regression":
-                if labels.numel() != len(labels) * num or not bool(torch.isfinite(labels.float()).all()):
-                    found = f"shape {list(labels.shape)}"
-                    raise TrainingDataError("labels", f"must be {num} finite numbers a row", found=found)
+                rule = f"must be {num} finite numbers a row" if num > 1 else "must be one finite number a row"
+                if labels.numel() != len(labels) * num:
+                    raise TrainingDataError("labels", rule, found=f"shape {list(labels.shape)}")
+                odd = labels[~torch.isfinite(labels.float())]
+                if len(odd):
+                    raise TrainingDataError("labels", rule, found=f"{float(odd[0]):g}")
             case other:
                 raise ArgumentError("problem_type", "is not one there is", found=repr(other))
 

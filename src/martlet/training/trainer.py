@@ -164,6 +164,9 @@ class Trainer(Surface):
             resume_from_checkpoint = self.args.resume_from_checkpoint
         if self.train_dataset is None and not self._overrides("get_train_dataloader"):
             raise ArgumentError("Trainer", "needs a train_dataset to train")
+        has_rows = self.eval_dataset is not None or any(map(self._overrides, ("get_eval_dataloader", "evaluate")))
+        if self.args.eval_strategy != "no" and not has_rows:
+            raise ArgumentError("Trainer", f"needs an eval_dataset for eval_strategy={self.args.eval_strategy!r}")
         if self.model_init is not None and self.is_trained:
             self._hold(self.call_model_init())
             self.optimizer = self.lr_scheduler = None
@@ -296,6 +299,8 @@ class Trainer(Surface):
         """
         total = num_items_in_batch if num_items_in_batch is not None else max(1, self.objective.count(inputs))
         loss: Tensor = self.step_module(inputs, total) if self.step_module else self.batch_loss(inputs, total)
+        if not loss.requires_grad:
+            raise ArgumentError("compute_loss", "must depend on weights that learn", found="a loss without a gradient")
         # the ranks' gradients are averaged, and the loss is a sum over them
         (loss * self.world.size if self.world.size > 1 else loss).backward()
         return loss.detach()
@@ -411,6 +416,11 @@ class Trainer(Surface):
 
     def own_feed(self) -> MapFeed | StreamFeed:
         """The training dataset, step by step."""
+        if isinstance(self.train_dataset, Mapping):
+            raise TrainingDataError(
+                "train_dataset", "must be one dataset", found=f"splits {', '.join(map(str, self.train_dataset))}",
+                remedy="Pass one of them, as in splits['train'].",
+            )  # fmt: skip
         args, world, fetcher = self.args, self.world, self.fetcher(self.train_dataset, True)
         if not has_length(self.train_dataset):
             return StreamFeed(

@@ -21,7 +21,8 @@ from martlet.nn.load import own_name, read_tensor
 from martlet.training.statefile import read_tensor as read_copy
 from martlet.training.statefile import save_tensors
 
-PLAIN = "weights.safetensors"  # of a module that has no save_pretrained
+PLAIN = "model.safetensors"  # of a module that has no save_pretrained, where Hugging Face's Trainer puts it
+OWN = "weights.safetensors"  # beside what save_pretrained wrote: a model's weights by its own names
 ADAPTER = "trainable.safetensors"  # what learns of a model with adapters, exactly
 
 
@@ -41,9 +42,10 @@ def save_weights(model: Any, folder: Path, state: Mapping[str, Tensor] | None = 
         model.save_pretrained(folder, state_dict=state)
     elif hasattr(model, "save_pretrained") and state is None and not isinstance(model, Saved):
         model.save_pretrained(folder)
-        save_tensors(folder / PLAIN, _distinct(model))
+        save_tensors(folder / OWN, _distinct(model))
     else:
-        save_tensors(folder / PLAIN, state if state is not None else _distinct(model))
+        name = OWN if hasattr(model, "save_pretrained") else PLAIN
+        save_tensors(folder / name, state if state is not None else _distinct(model))
 
 
 @contextlib.contextmanager
@@ -67,7 +69,9 @@ def load_weights(model: Any, folder: Path) -> None:
     with torch.no_grad():
         if _is_adapted(model):
             _copy(dict(_trainable(model)), folder / ADAPTER)
-        elif (folder / PLAIN).is_file():
+        elif (folder / OWN).is_file():
+            _copy(_distinct(model), folder / OWN)
+        elif (folder / PLAIN).is_file() and not hasattr(model, "save_pretrained"):
             _copy(_distinct(model), folder / PLAIN)
         elif _is_whole(model):
             _load_saved(model, folder)
