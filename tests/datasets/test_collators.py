@@ -50,6 +50,8 @@ def test_padding(tokenizer, kind, extra):
     data = rows(label=lambda i, _: i, attention_mask=lambda _, ids: [1] * len(ids))
     args = {"tokenizer": tokenizer, "return_tensors": kind, **extra}
     same(ours.DataCollatorWithPadding(**args)(data), transformers.DataCollatorWithPadding(**args)(data))
+    columns = {name: [row[name] for row in data] for name in data[0]}
+    same(ours.DataCollatorWithPadding(**args)(columns), transformers.DataCollatorWithPadding(**args)(columns))
     data = rows(labels=lambda i, ids: [i] * len(ids))
     same(
         ours.DataCollatorForTokenClassification(**args)(data),

@@ -6,6 +6,7 @@ from typing import Any
 import datasets as hf
 import numpy as np
 import pytest
+import torch
 
 import martlet.datasets as ours
 from martlet.errors import ArgumentError, FeatureError, MapError
@@ -116,3 +117,39 @@ def test_names_of_files_are_checked(options: dict[str, Any]) -> None:
     for call in (lambda ds: ds.map(lambda row: row, **options), lambda ds: ds.filter(lambda row: True, **options)):
         with pytest.raises(ArgumentError, match=next(iter(options))):
             call(ours.Dataset.from_dict({"a": [0, 1]}))
+
+
+_ARRAYS = {
+    "two dimensions": lambda n: np.full((2, 2), n, np.float32),
+    "three dimensions": lambda n: np.full((2, 1, 2), n, np.int8),
+    "rows of their own lengths": lambda n: np.ones((n + 1, 2), np.float32),
+    "a tensor": lambda n: torch.full((2, 2), n, dtype=torch.int16),
+    "a tensor of no dimension": lambda n: torch.tensor(n + 0.5),
+    "bfloat16": lambda n: torch.ones(2, 2, dtype=torch.bfloat16),
+    "in a list": lambda n: [torch.ones(2, 2), torch.zeros(1, 2)],
+    "in a dict": lambda n: {"a": torch.ones(1, 2), "b": np.ones(3, np.float16)},
+    "scalars in a list": lambda n: [np.float32(n), np.float32(2)],
+    "truths": lambda n: np.array([[True, n > 0]]),
+    "not in each row": lambda n: np.ones((1, 2), np.uint8) if n else None,
+    "dates": lambda n: np.array([["2020-01-01"]], "datetime64[D]"),
+}
+
+
+@pytest.mark.parametrize("what", _ARRAYS)
+@pytest.mark.parametrize("way", ["map", "batched", "from_dict", "from_list", "from_generator"])
+def test_arrays_keep_the_type_of_their_numbers(what: str, way: str) -> None:
+    made = [_ARRAYS[what](n) for n in range(3)]
+
+    def built(lib: Any) -> Any:
+        numbers = lib.Dataset.from_dict({"n": [0, 1, 2]})
+        if way == "map":
+            return numbers.map(lambda row: {"v": made[row["n"]]}, remove_columns="n")
+        if way == "batched":
+            return numbers.map(lambda rows: {"v": [made[n] for n in rows["n"]]}, batched=True, remove_columns="n")
+        if way == "from_dict":
+            return lib.Dataset.from_dict({"v": made})
+        rows = [{"v": value} for value in made]
+        return lib.Dataset.from_list(rows) if way == "from_list" else lib.Dataset.from_generator(lambda: iter(rows))
+
+    ds, theirs = built(ours), built(hf)
+    assert repr(ds.features) == repr(theirs.features) and ds[:] == theirs[:]

@@ -90,7 +90,10 @@ class DefaultDataCollator:
 
 @dataclass
 class DataCollatorWithPadding:
-    """Rows padded by the tokenizer: to the longest, to `max_length`, to a multiple; "label" becomes "labels"."""
+    """Rows padded by the tokenizer: to the longest, to `max_length`, to a multiple; "label" becomes "labels".
+
+    Rows are dicts, or one dict of columns as `ds[:8]` gives it.
+    """
 
     tokenizer: Any
     padding: bool | str = True
@@ -110,7 +113,7 @@ class DataCollatorWithPadding:
 
     def _padded(self, features: Features, kind: str) -> dict[str, Any]:
         padded = self.tokenizer.pad(
-            [dict(row) for row in features],
+            features if isinstance(features, Mapping) else [dict(row) for row in features],
             padding=self.padding,
             max_length=self.max_length,
             pad_to_multiple_of=self.pad_to_multiple_of,

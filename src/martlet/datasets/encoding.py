@@ -115,6 +115,7 @@ def inferred(
         for _ in range(values.ndim - 1):
             kind = List(kind)
         return _list_array(values), kind
+    values = _scalars(values)
     dtype = _dtype_of_scalars(values)
     values = plain_values(values)
     picture = next((value for value in values if value is not None), None)
@@ -165,6 +166,15 @@ def _json_at(kind: Any, path: Path) -> Any:
     if isinstance(kind, dict):
         return {name: _json_at(sub, path[1:]) if name == path[0] else sub for name, sub in kind.items()}
     return kind  # nothing but nulls
+
+
+def _scalars(values: Any) -> Any:
+    """Values with arrays and tensors of no dimension as NumPy's scalars, if the first is such."""
+    first = next((value for value in values if value is not None), None) if isinstance(values, list | tuple) else None
+    if getattr(first, "ndim", None) != 0 or not (hasattr(first, "detach") or isinstance(first, np.ndarray)):
+        return values
+    arrays = (_of_tensor(value) if hasattr(value, "detach") else value for value in values)
+    return [array[()] if isinstance(array, np.ndarray) and array.ndim == 0 else array for array in arrays]
 
 
 def _dtype_of_scalars(values: Any) -> np.dtype[Any] | None:
@@ -370,6 +380,8 @@ def _is_strange(value: Any) -> bool:
 def plain_value(value: Any) -> Any:
     """One value as Arrow takes it, at any depth."""
     if isinstance(value, np.ndarray):
+        if value.ndim > 1 and value.dtype.kind in "biuf":
+            return [plain_value(row) for row in value]  # Arrow keeps the dtype of arrays in lists
         return value.item() if value.ndim == 0 else value.tolist() if value.ndim > 1 else value
     if isinstance(value, np.generic):
         return value.item() if value.dtype.kind in "biufUS" else value
@@ -378,7 +390,8 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain_value(sub) for key, sub in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_value(sub) for sub in value]
+        one = _dtype_of_scalars(value) if all(sub is not None for sub in value) else None
+        return [plain_value(sub) for sub in value] if one is None else np.array(value, one)
     if hasattr(value, "to_pydatetime"):
         return value.to_pydatetime()
     if hasattr(value, "to_list"):
