@@ -171,7 +171,7 @@ class Dataset:
     def __iter__(self) -> Iterator[Any]:
         form, total = self._form, self.num_rows
         for begin in range(0, total, ITER_ROWS):
-            at = positions(begin, min(begin + ITER_ROWS, total))
+            at = range(begin, min(begin + ITER_ROWS, total))
             if form.kind is None:
                 yield from self._dicts(at, *self._named(form))
             else:
@@ -192,7 +192,7 @@ class Dataset:
             return self._row(self._number(key), form)
         if isinstance(key, slice | range):
             numbers = range(*key.indices(self.num_rows)) if isinstance(key, slice) else key
-            return self._batch(self._numbers(numbers), form)
+            return self._batch(numbers if _is_span(numbers, self.num_rows) else self._numbers(numbers), form)
         if isinstance(key, bool):
             raise ArgumentError(
                 "a dataset", "is indexed by a number, a slice, numbers or a column's name", found="bool"
@@ -235,7 +235,7 @@ class Dataset:
         names, columns, _ = self._stored.view(None if form.with_all else form.columns)
         return names, columns
 
-    def _lists(self, at: Positions, names: list[str], columns: list[int]) -> list[list[Any]]:
+    def _lists(self, at: Positions | range, names: list[str], columns: list[int]) -> list[list[Any]]:
         """Values of rows as Python objects, decoded, a list a column."""
         rows = self._stored.rows
         span = span_of(self._selection, int(at[0]), int(at[-1]) + 1) if _is_run(at) else None
@@ -244,15 +244,20 @@ class Dataset:
         elif span is not None:
             lists = rows.span(span.start, span.stop, columns)
         else:
-            lists = rows.many(at if self._selection is None else self._selection.rows(at), columns)
-        return python_lists(lists, names, self._stored.features)
+            lists = rows.many(self._picked(at), columns)
+        return python_lists(lists, names, self._stored.features) if self._stored.is_decoded else lists
 
-    def _dicts(self, at: Positions, names: list[str], columns: list[int]) -> list[dict[str, Any]]:
+    def _picked(self, at: Positions | range) -> Positions:
+        """Rows of the table by positions."""
+        numbers = np.asarray(at, np.int64)
+        return numbers if self._selection is None else self._selection.rows(numbers)
+
+    def _dicts(self, at: Positions | range, names: list[str], columns: list[int]) -> list[dict[str, Any]]:
         if not names:
             return [{} for _ in range(len(at))]
         return dict_maker(tuple(names))(self._lists(at, names, columns))
 
-    def _table(self, at: Positions, names: list[str] | None = None) -> pa.Table:
+    def _table(self, at: Positions | range, names: list[str] | None = None) -> pa.Table:
         """An Arrow table of rows; without a copy where they are neighbours."""
         stored = self._stored
         known = stored.table.column_names
@@ -260,7 +265,7 @@ class Dataset:
         span = span_of(self._selection, int(at[0]), int(at[-1]) + 1) if _is_run(at) else None
         if span is not None:
             return stored.rows.slice(span.start, span.stop, columns)
-        return stored.rows.take(at if self._selection is None else self._selection.rows(at), columns)
+        return stored.rows.take(self._picked(at), columns)
 
     def _row(self, number: int, form: Format) -> Any:
         stored = self._stored
@@ -269,9 +274,9 @@ class Dataset:
             row = number if self._selection is None else self._selection.row(number)
             out = dict(zip(names, stored.rows.one(row, columns), strict=True))
             return stored.features.decode_example(out) if is_decoded else out
-        return next(iter(self._formatted_rows(np.array([number]), form)))
+        return next(self._formatted_rows([number], form))
 
-    def _batch(self, at: Positions, form: Format) -> Any:
+    def _batch(self, at: Positions | range, form: Format) -> Any:
         names, columns = self._named(form)
         if form.kind is None:
             return dict(zip(names, self._lists(at, names, columns), strict=True))
@@ -293,8 +298,8 @@ class Dataset:
             raise ArgumentError("a transform", "must return a dict of columns", found=type(out).__name__)
         return {**out, **{name: batch[name] for name in batch if form.with_all and name not in given}}
 
-    def _formatted_rows(self, at: Positions, form: Format) -> Iterator[Any]:
-        for number in at.tolist():
+    def _formatted_rows(self, at: Iterable[int], form: Format) -> Iterator[Any]:
+        for number in at:
             one = np.array([number])
             names, columns = self._named(form)
             if form.kind == "custom":
@@ -316,7 +321,7 @@ class Dataset:
             return
         total = self.num_rows
         for begin in range(0, total, ITER_ROWS):
-            at = positions(begin, min(begin + ITER_ROWS, total))
+            at = range(begin, min(begin + ITER_ROWS, total))
             inside = form.columns is None or name in form.columns
             if form.kind is None or not inside:
                 yield from self._lists(at, [name], [self._stored.table.column_names.index(name)])[0]
@@ -499,6 +504,13 @@ def _rebuilt(source: Stored, selection: Any, info: DatasetInfo, split: Any, form
     return new
 
 
-def _is_run(at: Positions) -> bool:
+def _is_span(numbers: range, total: int) -> bool:
+    """Whether the numbers are of neighbouring rows that are there."""
+    return numbers.step == 1 and 0 <= numbers.start < numbers.stop <= total
+
+
+def _is_run(at: Positions | range) -> bool:
     """Whether the positions follow one another by 1."""
+    if isinstance(at, range):
+        return at.step == 1 and len(at) > 0
     return len(at) > 0 and int(at[-1]) - int(at[0]) == len(at) - 1 and bool((np.diff(at) == 1).all())

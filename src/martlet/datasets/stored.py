@@ -69,6 +69,11 @@ class Stored:
         return not self.files
 
     @cached_property
+    def is_decoded(self) -> bool:
+        """Whether values of any column look different to users than to Arrow."""
+        return any(map(decodes, self.features.values()))
+
+    @cached_property
     def rows(self) -> Rows:
         """Access by number."""
         return Rows(self.table)

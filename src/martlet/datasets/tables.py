@@ -102,8 +102,11 @@ class Rows:
 
     def span(self, begin: int, end: int, columns: Sequence[int]) -> list[list[Any]]:
         """The values of neighbouring rows, a list a column."""
-        out: list[list[Any]] = [[] for _ in columns]
         batch = bisect.bisect_right(self.offsets, begin) - 1
+        start = self.offsets[batch]
+        if begin < end <= self.offsets[batch + 1]:
+            return [self._reader(batch, column).span(begin - start, end - start) for column in columns]
+        out: list[list[Any]] = [[] for _ in columns]
         while begin < end:
             start = self.offsets[batch]
             stop = min(end, self.offsets[batch + 1])
