@@ -42,6 +42,17 @@ class Losses(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+if str(own["die_at"]).startswith("within save") and os.environ.get("RANK", "0") == "0":
+    replace = os.replace
+
+    def replace_or_die(source, target, **more):
+        if str(target).endswith(f"checkpoint-{own['die_at'].split()[-1]}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target, **more)
+
+    os.replace = replace_or_die
+
+
 class Stream:
     def __init__(self, rows):
         self.rows, self.epoch = rows, 0

@@ -303,3 +303,17 @@ def test_a_loss_without_weights(tmp_path):
     args = TrainingArguments(tmp_path, max_steps=1, report_html=False, disable_tqdm=True)
     with pytest.raises(ArgumentError, match="compute_loss: must depend on weights"):
         Constant(tiny_model(), args, train_dataset=make_rows()).train()
+
+
+def test_no_room_for_a_lock_or_a_log(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(SaveError, match="ENOSPC"):
+            train(tmp_path, make_rows())
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
+    monkeypatch.setattr(writer, "flush", full)
+    with pytest.raises(SaveError, match=r"runs: could not be written.*ENOSPC"):
+        train(tmp_path, make_rows(), report_to="tensorboard", logging_steps=1)

@@ -16,7 +16,7 @@ from tiny import assert_equal, make_rows, tiny_model, weights_of
 
 from martlet.errors import CheckpointError, RunFolderError
 from martlet.training import Trainer, TrainerCallback, TrainingArguments
-from martlet.training.checkpoints import check_checkpoint, list_checkpoints, lock_folder
+from martlet.training.checkpoints import check_checkpoint, list_checkpoints, lock_folder, newest_good
 
 SCRIPT = Path(__file__).with_name("run_script.py")
 
@@ -245,3 +245,12 @@ def test_a_state_cannot_choose_what_is_imported(tmp_path):
     write_json(tmp_path / "optimizer.json", {"tree": {"packed": packed}})
     with pytest.raises(CheckpointError, match=r"of torchao\.optim"):
         load_tree(tmp_path, "optimizer")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"files": {}}', '{"files": [1]}', '{"files": {"run.json": 3}}', '{"fil'])
+def test_a_manifest_that_says_nothing_is_passed_over(tmp_path, text):
+    train_in_parts(tmp_path, [], max_steps=4)
+    (tmp_path / "checkpoint-4" / "manifest.json").write_text(text)
+    with pytest.raises(CheckpointError, match="is not a checkpoint: manifest"):
+        check_checkpoint(tmp_path / "checkpoint-4")
+    assert newest_good(tmp_path).name == "checkpoint-2"

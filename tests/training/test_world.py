@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_chats import CHAT, PLAIN, make_tokenizer
 from tiny import assert_equal, assert_near, tiny_model
 
+from martlet.errors import CheckpointError
 from martlet.training import PeftModel
+from martlet.training.checkpoints import check_checkpoint, list_checkpoints
+from martlet.training.verify import verify_checkpoint
 
 SCRIPT = Path(__file__).with_name("run_script.py")
 
@@ -137,3 +142,68 @@ def test_a_lost_rank_ends_the_others(tmp_path):
     ranks[1].communicate()
     assert ranks[0].returncode == 1
     assert "LostRankError" in error.decode(), error.decode()[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_rank_0_lost_within_a_save(tmp_path, fsdp):
+    """The others are told; what was saved before is whole, and goes on to the same bits, and on one process alone."""
+    shared = {"max_steps": 6, "save_steps": 2, "rows": 30, "optim": "adamw_torch"}
+    both = {**shared, "fsdp": fsdp, "per_device_train_batch_size": 3}
+    whole, _ = run_ranks(tmp_path / "whole", 2, **both, dump="whole")
+    first, second = start_ranks(tmp_path / "run", 2, **both, die_at="within save 4")
+    _, error = second.communicate()
+    first.communicate()
+    assert (first.returncode, second.returncode) == (-9, 1)
+    assert "LostRankError" in error.decode(), error.decode()[-2000:]
+    assert [each.name for each in list_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
+    check_checkpoint(tmp_path / "run" / "checkpoint-2")
+    shutil.copytree(tmp_path / "run", tmp_path / "alone")
+    again, _ = run_ranks(tmp_path / "run", 2, **both, resume_from_checkpoint="auto", dump="two")
+    assert_equal(whole, again)
+    one, _ = run_ranks(
+        tmp_path / "alone", 1, **shared, per_device_train_batch_size=6, resume_from_checkpoint="auto", dump="one"
+    )
+    assert_near(whole, one, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_told_to_end_says_so(tmp_path):
+    """torchrun sends SIGTERM to the ranks that are left, which may come before they miss the lost one."""
+    ranks = start_ranks(tmp_path, 2, num_train_epochs=1000, rows=22, per_device_train_batch_size=3, save_steps=5)
+    while not list(tmp_path.glob("checkpoint-*")):
+        assert all(each.poll() is None for each in ranks)
+        time.sleep(0.05)
+    ranks[1].terminate()
+    errors = [each.communicate()[1].decode() for each in ranks]
+    assert [each.returncode for each in ranks] == [1, 1]
+    assert all("LostRankError" in error for error in errors), errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_a_checkpoint_of_two_ranks_is_verified_by_two(tmp_path, fsdp):
+    model = tiny_model(vocab_size=len(tokenizer := make_tokenizer(PLAIN)))
+    for each in (model, tokenizer):
+        each.save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": CHAT[:3]}) + "\n" + json.dumps({"messages": CHAT}))
+    given = {
+        "output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 1, "max_steps": 4, "save_steps": 2,
+        "report_html": False, "disable_tqdm": True, "use_cpu": True, "fsdp": fsdp,
+    }  # fmt: skip
+    config = {"model": str(tmp_path / "model"), "train_data": str(tmp_path / "rows.jsonl"), "training": given}
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+
+    def run(*words):
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        done = subprocess.run([*start, "-m", "martlet", "train", *words], env=env, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    newest = str(tmp_path / "out" / "checkpoint-4")
+    code, _, error = run(str(tmp_path / "run.yaml"))
+    assert code == 0, error
+    code, said, error = run("verify", newest)
+    assert code == 0 and "replayed from step 2 to 4" in said, error
+    with pytest.raises(CheckpointError, match=r"found 1 for 2\. torchrun --nproc-per-node 2"):
+        verify_checkpoint(Path(newest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from martlet.errors import ArgumentError
@@ -95,6 +96,8 @@ def _verify(path: Path, arguments: argparse.Namespace) -> int:
     from martlet.training.verify import verify_checkpoint
 
     found = verify_checkpoint(path)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     if arguments.json:
         print(json.dumps(found))
     else:

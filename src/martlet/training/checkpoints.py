@@ -60,9 +60,10 @@ def write_checkpoint(folder: Path, fill: Callable[[Path], None]) -> Path:
         _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as problem:
-        if hasattr(problem, "rule"):  # a SaveError already
-            raise
-        raise save_error(folder, problem) from problem
+        system = (
+            problem.__cause__ if isinstance(problem.__cause__, OSError) else problem
+        )  # a SaveError names a file aside
+        raise save_error(folder, system) from problem
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
@@ -88,17 +89,20 @@ def digest(path: Path) -> str:
 def check_checkpoint(folder: Path) -> None:
     """CheckpointError unless every file is there, of its size, with its hash."""
     try:
-        manifest = read_json(folder / MANIFEST)["files"]
-    except (JsonError, KeyError) as problem:
+        read = read_json(folder / MANIFEST)
+        manifest = [(str(name), int(said["bytes"]), said["sha256"]) for name, said in read["files"].items()]
+    except (JsonError, KeyError, TypeError, ValueError, AttributeError) as problem:
         raise CheckpointError(str(folder), f"is not a checkpoint: {MANIFEST} cannot be read") from problem
-    for name, said in manifest.items():
+    if not manifest:
+        raise CheckpointError(str(folder), f"is not a checkpoint: {MANIFEST} names no file")
+    for name, size, sha256 in manifest:
         path = folder / name
         if not path.is_file():
             raise CheckpointError(str(folder), f"is torn: {name} is missing")
-        if path.stat().st_size != said["bytes"]:
+        if path.stat().st_size != size:
             found = f"{path.stat().st_size} bytes"
-            raise CheckpointError(str(folder), f"is torn: {name} must have {said['bytes']} bytes", found=found)
-        if digest(path) != said["sha256"]:
+            raise CheckpointError(str(folder), f"is torn: {name} must have {size} bytes", found=found)
+        if digest(path) != sha256:
             raise CheckpointError(str(folder), f"is torn: {name} is not what was written")
 
 
@@ -171,10 +175,13 @@ def lock_folder(output: Path) -> IO[str]:
             found=f"process {holder}" if holder else None,
             remedy="Give this run an output_dir of its own, or wait.",
         ) from problem
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
     _locks.add(file)
+    try:
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), str(os.getpid()).encode())
+    except OSError as problem:
+        file.close()
+        raise save_error(output, problem) from problem
     return file
 
 

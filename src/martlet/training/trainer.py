@@ -172,7 +172,7 @@ class Trainer(Surface):
             self.optimizer = self.lr_scheduler = None
         self.is_in_train = True
         try:
-            with self.world.watching():
+            with self.world.told_to_end(), self.world.watching():
                 output: TrainOutput = Loop(self).run(resume_from_checkpoint)
                 return output
         finally:

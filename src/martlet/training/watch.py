@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from martlet.errors import MissingDependencyError
+from martlet.formats.files import save_error
 from martlet.training.callbacks import TrainerCallback
 from martlet.training.peak import peak_flops, train_flops
 
@@ -143,13 +144,18 @@ class TensorBoardLogger(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
         if self.writer is not None:
-            for name, each in _numbers(logs).items():
-                self.writer.add_scalar(name, each, state.global_step)
-            self.writer.flush()
+            try:
+                for name, each in _numbers(logs).items():
+                    self.writer.add_scalar(name, each, state.global_step)
+                self.writer.flush()
+            except OSError as problem:
+                folder, self.writer = self.writer.log_dir, None
+                raise save_error(folder, problem) from problem
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self.writer.close()
-        self.writer = None
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
 
 
 class WandbLogger(TrainerCallback):

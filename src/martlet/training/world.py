@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,6 +61,30 @@ class World:
                 f"rank {self.rank} of {self.size}", "another rank is gone", found=text.splitlines()[0][:200],
                 remedy="Start the run again with resume_from_checkpoint=True.",
             ) from problem  # fmt: skip
+
+    @contextlib.contextmanager
+    def told_to_end(self) -> Iterator[None]:
+        """Inside, the SIGTERM by which torchrun ends the ranks that are left is an error that says so."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if self.size == 1 or not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            yield
+            return
+        own = os.getpid()
+
+        def tell(*_: Any) -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if os.getpid() != own:  # a process that was forked from this one
+                signal.raise_signal(signal.SIGTERM)
+            raise LostRankError(
+                f"rank {self.rank} of {self.size}", "was told to end by what started it: another rank is gone",
+                found="SIGTERM", remedy="Start the run again with resume_from_checkpoint=True.",
+            )  # fmt: skip
+
+        signal.signal(signal.SIGTERM, tell)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over the ranks, in float64, the same on each."""
