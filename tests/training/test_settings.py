@@ -147,3 +147,24 @@ def test_names_by_the_trainers_modules():
 
     found = (DefaultFlowCallback, EvalLoopOutput, PredictionOutput, TrainOutput, ParallelMode)
     assert {each.__module__.partition(".")[0] for each in found} == {"martlet"}
+
+
+def test_arguments_set_by_groups(tmp_path):
+    """Each method sets its group, what is left out to its default, and gives the arguments themselves back."""
+    args = TrainingArguments(tmp_path)
+    assert args.set_training(learning_rate=1e-3, batch_size=4, num_epochs=2) is args
+    assert (args.learning_rate, args.per_device_train_batch_size, args.num_train_epochs) == (1e-3, 4, 2)
+    assert args.do_train and not args.gradient_checkpointing
+    args.set_evaluate(strategy="steps", steps=5, batch_size=3).set_testing(batch_size=2)
+    assert (args.eval_strategy, args.eval_steps, args.per_device_eval_batch_size) == ("steps", 5, 2)
+    assert args.do_eval and args.do_predict
+    args.set_logging(steps=7, first_step=True).set_save(steps=10, total_limit=2)
+    assert (args.logging_steps, args.save_steps, args.save_total_limit) == (7, 10, 2)
+    args.set_optimizer(name="sgd", weight_decay=0.1).set_lr_scheduler(name="cosine", warmup_steps=3)
+    assert (args.optim, args.weight_decay, args.learning_rate) == ("sgd", 0.1, 5e-5)
+    assert (args.lr_scheduler_type, args.warmup_steps) == ("cosine", 3)
+    args.set_dataloader(train_batch_size=6, drop_last=True, sampler_seed=3, pin_memory=False)
+    assert (args.per_device_train_batch_size, args.dataloader_drop_last, args.data_seed) == (6, True, 3)
+    with pytest.raises(ArgumentError, match="per_device_train_batch_size"):
+        args.set_training(batch_size=0)
+    assert args.per_device_train_batch_size == 6

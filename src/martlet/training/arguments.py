@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from martlet.errors import ArgumentError, UnsupportedError
 from martlet.kinds import check_kinds
 from martlet.training.choices import IntervalStrategy, SaveStrategy, SchedulerType
+from martlet.training.grouped import Grouped
 
 INTERVALS = tuple(each.value for each in IntervalStrategy)
 SCHEDULES = tuple(each.value for each in SchedulerType)
@@ -103,7 +104,7 @@ class _Checked(type):
 
 
 @dataclass
-class TrainingArguments(metaclass=_Checked):
+class TrainingArguments(Grouped, metaclass=_Checked):
     """Every setting of a run. ArgumentError for an unknown name or a wrong value, UnsupportedError for one we lack.
 
     Names and defaults are those of Hugging Face's TrainingArguments; steps count updates of the weights. Ours alone:
