@@ -82,10 +82,10 @@ def test_names_that_are_not(name):
 
 
 PEFTS = {
-    "AutoPeftModel": "Use the class that names the task",
+    "AutoPeftModelForSeq2SeqLM": "Use the class that names the task",
     "EvaConfig": "init_lora_weights",
     "IA3Config": "use LoraConfig",
-    "LoftQConfig": "LoftQ is not here",
+    "LoftQConfig": "replace_lora_weights_loftq",
     "PeftMixedModel": "use LoraConfig",
     "PrefixTuningConfig": "No prompts are learnt",
     "inject_adapter_in_model": "Use get_peft_model",

@@ -482,6 +482,7 @@ def test_what_a_weighted_adapter_needs(base):
 
 def test_tensors_of_an_adapter_by_pefts_names(base, tmp_path):
     from martlet.training import (
+        AutoPeftModel,
         AutoPeftModelForCausalLM,
         AutoPeftModelForSequenceClassification,
         PeftConfig,
@@ -509,8 +510,28 @@ def test_tensors_of_an_adapter_by_pefts_names(base, tmp_path):
     assert PeftConfig.from_pretrained(tmp_path / "adapter").r == 4
     with pytest.raises(WeightsError, match="missing"):
         set_peft_model_state_dict(fresh, {})
+    with torch.no_grad():
+        assert torch.equal(AutoPeftModel.from_pretrained(tmp_path / "adapter")(ids()).logits, want)
     with pytest.raises(ArgumentError, match="CAUSAL_LM"):
         AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter")
+
+
+def test_what_learns_in_float32(base):
+    from martlet.training import cast_mixed_precision_params
+
+    model = get_peft_model(base, config())
+    cast_mixed_precision_params(model, torch.bfloat16)
+    assert {(each.requires_grad, each.dtype) for each in model.parameters()} == {
+        (True, torch.float32), (False, torch.bfloat16),
+    }  # fmt: skip
+
+
+def test_a_config_that_says_only_what_is_adapted(base, tmp_path):
+    """What PEFT asks for at the least."""
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "target_modules": ["q_proj"]}))
+    read = LoraConfig.from_pretrained(tmp_path)
+    assert (read.r, read.lora_alpha) == (8, 8)
 
 
 def test_every_field_of_pefts_config_is_ours_or_refused_by_name():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from martlet.adapters.model import PeftModelForQuestionAnswering as PeftModelForQuestionAnswering
     from martlet.adapters.model import PeftModelForSequenceClassification as PeftModelForSequenceClassification
     from martlet.adapters.model import PeftModelForTokenClassification as PeftModelForTokenClassification
+    from martlet.adapters.model import cast_mixed_precision_params as cast_mixed_precision_params
     from martlet.adapters.model import get_peft_model as get_peft_model
     from martlet.adapters.model import prepare_model_for_kbit_training as prepare_model_for_kbit_training
     from martlet.adapters.states import get_peft_model_state_dict as get_peft_model_state_dict
@@ -36,6 +37,7 @@ _HOMES = {
     "PeftModelForSequenceClassification": "model",
     "PeftModelForTokenClassification": "model",
     "TaskType": "config",
+    "cast_mixed_precision_params": "model",
     "get_layer_status": "status",
     "get_model_status": "status",
     "get_peft_model": "model",

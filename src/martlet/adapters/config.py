@@ -243,8 +243,6 @@ class LoraConfig(metaclass=_Checked):
                 raise UnsupportedError(str(path), f"key {key!r} is not supported", found=repr(value)[:80])
         if values.get("task_type") not in (None, *TaskType):
             values["task_type"] = None
-        if values.get("lora_alpha") is None or values.get("r") is None:
-            raise ConfigError(str(path), "r and lora_alpha must be there")
         given = {key: value for key, value in values.items() if key in known and value is not None}
         return LoraConfig(**given)
 

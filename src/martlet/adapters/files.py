@@ -21,6 +21,7 @@ from torch import Tensor
 from martlet.adapters.config import HEADS, LoraConfig, TaskType
 from martlet.adapters.embeddings import LoraEmbedding, TrainedTokens
 from martlet.adapters.layers import LoraLinear, OwnCopy
+from martlet.adapters.tables import base_tables, fill_tables, tables_matter
 from martlet.arch import tensors
 from martlet.errors import ArgumentError, HubError, UnsupportedError, WeightsError
 from martlet.formats import open_weights
@@ -93,9 +94,9 @@ def paths_of(path: str, names: Mapping[str, Theirs]) -> list[str]:
     return out
 
 
-def save_adapter(folder: Path, model: Any, name: str, config: LoraConfig) -> None:
+def save_adapter(folder: Path, model: Any, name: str, config: LoraConfig, tables: bool | str = "auto") -> None:
     """Writes one adapter as PEFT does: adapter_model.safetensors and adapter_config.json."""
-    tensors_out, changes = adapter_state(model, name, config)
+    tensors_out, changes = adapter_state(model, name, config, tables)
     save_safetensors(
         folder / WEIGHTS,
         {key: (WORDS[value.dtype], tuple(value.shape), _bytes(value)) for key, value in sorted(tensors_out.items())},
@@ -115,8 +116,13 @@ def write_card(folder: Path, base: str | None) -> None:
         file.write(("\n".join(lines) + "\n").encode())
 
 
-def adapter_state(model: Any, name: str, config: LoraConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """One adapter's tensors by PEFT's keys, and what its config says of them in the checkpoint's names."""
+def adapter_state(
+    model: Any, name: str, config: LoraConfig, tables: bool | str = "auto"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """One adapter's tensors by PEFT's keys, and what its config says of them in the checkpoint's names.
+
+    `tables` True: with the base's embeddings and head; "auto": if an adapter is on them, or ids came after loading.
+    """
     names = their_names(model)
     linears = {path: each for path, each in model.named_modules() if isinstance(each, LoraLinear) and each.knows(name)}
     stored: dict[str, Tensor] = {}
@@ -159,6 +165,8 @@ def adapter_state(model: Any, name: str, config: LoraConfig) -> tuple[dict[str, 
                 stored[_key_of(names, f"{path}.{leaf}")] = value
     if config.bias != "none":
         stored |= _biases(model, names, config.bias)
+    if tables is True or (tables == "auto" and not tokens and tables_matter(model, name)):
+        stored |= base_tables(model, names)
     tensors_out = {f"{START}{key}": value.detach().cpu().contiguous() for key, value in stored.items()}
     changes = {
         "target_modules": _shortest(targets, model, names),
@@ -232,7 +240,7 @@ def fill_adapter(
                 target.copy_(take(key, target.shape))
         # with biases PEFT writes a module saved whole a second and a third time
         unread = {key for key in unread if ".original_module." not in key and ".modules_to_save." not in key}
-        unread -= _same_tables(model, names, read, unread)
+        unread -= fill_tables(model, names, subject, unread, read, START)
     if unread:
         raise WeightsError(
             subject, f"{len(unread)} tensors that this adapter does not use: {', '.join(sorted(unread)[:4])}",
@@ -243,24 +251,6 @@ def fill_adapter(
 def _key_of(names: Mapping[str, Theirs], own: str) -> str:
     """Where a tensor lies in a file: a buffer, of which no family speaks, under its own name."""
     return names[own].name if own in names else own
-
-
-def _same_tables(
-    model: Any, names: Mapping[str, Theirs], read: Callable[[str], Tensor], unread: Iterable[str]
-) -> set[str]:
-    """Embeddings and heads that PEFT wrote beside an adapter of theirs: those that are as the base has them."""
-    own = {each.name: part for part, each in names.items() if len(each.parts) == 1}
-    found = set()
-    for key in unread:
-        path, _, leaf = key.removeprefix(START).replace(".base_layer.", ".").rpartition(".")
-        part = own.get(f"{path}.{leaf}")
-        if part is None or leaf != "weight":
-            continue
-        module = model.get_submodule(part.removesuffix(".weight"))
-        value, weight = read(key), module.weight
-        if value.shape == weight.shape and torch.equal(value.to(weight.dtype), weight.detach().cpu()):
-            found.add(key)
-    return found
 
 
 def _joined(theirs: Theirs, model: Any, name: str) -> tuple[Tensor, Tensor, float]:

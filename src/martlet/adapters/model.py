@@ -121,13 +121,12 @@ class PeftModel(nn.Module):
         path_initial_model_for_weight_conversion: str | os.PathLike[str] | None = None,
     ) -> None:
         """Writes adapters (all, or `selected_adapters`) as PEFT does: "default" into the folder, others each into one
-        of its name inside it. A process that is not the main one writes nothing. The base's embeddings are not written:
-        `modules_to_save` names what is trained whole, `trainable_token_indices` what is of few tokens."""
-        if save_embedding_layers not in (False, "auto"):
-            raise UnsupportedError(
-                "save_embedding_layers", "the base's embeddings are not written", found=repr(save_embedding_layers),
-                remedy="Name them in modules_to_save.",
-            )  # fmt: skip
+        of its name inside it. A process that is not the main one writes nothing. `save_embedding_layers`
+        True: with the base's embeddings and head; "auto": if an adapter is on them, or ids came after loading."""
+        if save_embedding_layers not in (True, False, "auto"):
+            raise ArgumentError(
+                "save_embedding_layers", "must be True, False or 'auto'", found=repr(save_embedding_layers)
+            )
         if path_initial_model_for_weight_conversion is not None:
             raise UnsupportedError(
                 "path_initial_model_for_weight_conversion",
@@ -143,7 +142,7 @@ class PeftModel(nn.Module):
         for name in names:
             folder = Path(save_directory) if name == "default" else Path(save_directory) / name
             folder.mkdir(parents=True, exist_ok=True)
-            save_adapter(folder, self.get_base_model(), name, self.peft_config[name])
+            save_adapter(folder, self.get_base_model(), name, self.peft_config[name], save_embedding_layers)
         if names:
             base = self.peft_config[names[0]].base_model_name_or_path or getattr(
                 self.get_base_model(), "name_or_path", None
@@ -288,3 +287,9 @@ def prepare_model_for_kbit_training(
     if use_gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return model
+
+
+def cast_mixed_precision_params(model: nn.Module, dtype: torch.dtype) -> None:
+    """What does not learn in `dtype`, what learns in float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)

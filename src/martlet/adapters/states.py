@@ -14,10 +14,14 @@ from martlet.formats import open_weights
 from martlet.nn.load import read_tensor
 
 
-def get_peft_model_state_dict(model: PeftModel, adapter_name: str = "default") -> dict[str, Tensor]:
-    """One adapter's tensors under the names they have in a file of PEFT's."""
+def get_peft_model_state_dict(
+    model: PeftModel, adapter_name: str = "default", save_embedding_layers: bool | str = "auto"
+) -> dict[str, Tensor]:
+    """One adapter's tensors under the names they have in a file of PEFT's; `save_embedding_layers` as in
+    `PeftModel.save_pretrained`."""
     model.base_model.check_names([adapter_name], 1)
-    return adapter_state(model.get_base_model(), adapter_name, model.peft_config[adapter_name])[0]
+    config = model.peft_config[adapter_name]
+    return adapter_state(model.get_base_model(), adapter_name, config, save_embedding_layers)[0]
 
 
 def set_peft_model_state_dict(

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _FILES = {
+    "AutoPeftModel": "peft",
     "AutoPeftModelForCausalLM": "peft",
     "AutoPeftModelForFeatureExtraction": "peft",
     "AutoPeftModelForQuestionAnswering": "peft",
@@ -50,6 +51,7 @@ _FILES = {
     "TrainerControl": "state",
     "TrainerState": "state",
     "TrainingArguments": "arguments",
+    "cast_mixed_precision_params": "peft",
     "default_data_collator": "martlet.datasets.collators",
     "enable_full_determinism": "determinism",
     "get_constant_schedule": "schedules",
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
     from martlet.training.outputs import EvalPrediction, PredictionOutput, TrainOutput
     from martlet.training.parser import HfArgumentParser
     from martlet.training.peft import (
+        AutoPeftModel,
         AutoPeftModelForCausalLM,
         AutoPeftModelForFeatureExtraction,
         AutoPeftModelForQuestionAnswering,
@@ -121,6 +124,7 @@ if TYPE_CHECKING:
         PeftModelForSequenceClassification,
         PeftModelForTokenClassification,
         TaskType,
+        cast_mixed_precision_params,
         get_layer_status,
         get_model_status,
         get_peft_model,

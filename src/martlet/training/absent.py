@@ -10,7 +10,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
      "LoRA begins as LoraConfig's init_lora_weights says: docs/adapters.md lists what there is."),
     (r"(Prefix|Prompt|PTuning|Prompt\w*|CPT|Multitask\w*)\w*(Config|Embedding|Encoder)|PromptLearningConfig",
      "No prompts are learnt: use LoraConfig."),
-    (r"AutoPeftModel(ForSeq2SeqLM)?|PeftModelForSeq2SeqLM",
+    (r"AutoPeftModelForSeq2SeqLM|PeftModelForSeq2SeqLM",
      "Use the class that names the task, as AutoPeftModelForCausalLM."),
     (r"PeftMixedModel|[A-Z]\w*(Config|Model|Layer)", "Adapters are LoRA, DoRA and rsLoRA here: use LoraConfig."),
     (r"inject_adapter_in_model", "Use get_peft_model."),

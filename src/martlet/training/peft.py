@@ -16,6 +16,7 @@ from martlet.adapters import (
     PeftModelForSequenceClassification,
     PeftModelForTokenClassification,
     TaskType,
+    cast_mixed_precision_params,
     get_layer_status,
     get_model_status,
     get_peft_model,
@@ -100,7 +101,44 @@ class AutoPeftModelForFeatureExtraction(_AutoPeft):
     door, task = "AutoModel", TaskType.FEATURE_EXTRACTION
 
 
+_BY_TASK: tuple[Any, ...] = (
+    AutoPeftModelForCausalLM,
+    AutoPeftModelForSequenceClassification,
+    AutoPeftModelForTokenClassification,
+    AutoPeftModelForQuestionAnswering,
+    AutoPeftModelForFeatureExtraction,
+)
+
+
+class AutoPeftModel(_AutoPeft):
+    """Models with adapters whose config says what they are for."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: LoraConfig | None = None,
+        **keywords: Any,
+    ) -> PeftModel:
+        """As the class of the adapter's `task_type`; ConfigError for an adapter that names none."""
+        hub = {name: keywords[name] for name in HUB if name in keywords}
+        config = config or LoraConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+        for each in _BY_TASK:
+            if each.task == config.task_type:
+                made: PeftModel = each.from_pretrained(
+                    pretrained_model_name_or_path, adapter_name, is_trainable, config, **keywords
+                )
+                return made
+        raise ConfigError(
+            str(pretrained_model_name_or_path), "task_type must say what the base is for", found=config.task_type,
+            remedy="Use the class that names the task, as AutoPeftModelForCausalLM.",
+        )  # fmt: skip
+
+
 __all__ = [
+    "AutoPeftModel",
     "AutoPeftModelForCausalLM",
     "AutoPeftModelForFeatureExtraction",
     "AutoPeftModelForQuestionAnswering",
@@ -116,6 +154,7 @@ __all__ = [
     "PeftModelForSequenceClassification",
     "PeftModelForTokenClassification",
     "TaskType",
+    "cast_mixed_precision_params",
     "get_layer_status",
     "get_model_status",
     "get_peft_model",
