@@ -108,11 +108,9 @@ class AutoModelForCausalLM:
         (docs/adapters.md). A folder with an adapter_config.json gives its base with that adapter, a `PeftModel`.
         """
         if isinstance(name_or_path, str | os.PathLike) and not os.path.isfile(name_or_path):
-            from martlet.adapters.config import find_adapter
-
-            adapter = find_adapter(name_or_path, {key: keywords[key] for key in HUB_KEYWORDS if key in keywords})
+            adapter = adapter_of(name_or_path, keywords)
             if adapter is not None:
-                return _with_adapter(*adapter, keywords)
+                return with_adapter(*adapter, keywords, AutoModelForCausalLM.from_pretrained)
         wants_info = keywords.pop("output_loading_info", False)
         backend = _check_backend(keywords.pop("backend", None))
         if backend == "native" or (backend is None and not has_torch() and is_built()):
@@ -169,7 +167,8 @@ def load_for_generation(
     """
     backend = _check_backend(keywords.get("backend"))
     first = meanwhile or (lambda: None)
-    if backend is not None or not (has_torch() and is_built()):
+    is_adapter = opened is None and adapter_of(name_or_path, keywords) is not None
+    if is_adapter or backend is not None or not (has_torch() and is_built()):
         first()
         return AutoModelForCausalLM.from_pretrained(name_or_path, **keywords)
     if _is_on_cpu(keywords.get("device_map")):
@@ -230,14 +229,23 @@ def _generation_file(opened: Checkpoint) -> Path | None:
     return opened.snapshot.file("generation_config.json") if opened.gguf is None else None
 
 
-def _with_adapter(folder: Path, base: str, keywords: dict[str, Any]) -> Any:
-    """The base model an adapter names, and the adapter in it."""
+def adapter_of(name_or_path: Any, keywords: Mapping[str, Any]) -> tuple[Path, str] | None:
+    """The folder of an adapter and its base's name, where a name or folder is an adapter's."""
+    from martlet.adapters.config import find_adapter
+
+    return find_adapter(name_or_path, {key: keywords[key] for key in HUB_KEYWORDS if key in keywords})
+
+
+def with_adapter(folder: Path, base: str, keywords: Mapping[str, Any], load: Callable[..., Any]) -> Any:
+    """The base model an adapter names, loaded by `load`, and the adapter in it."""
     if keywords.get("backend") == "native":
         raise UnsupportedError(
             str(folder), "an adapter runs on torch", remedy="Save merge_and_unload() of it, and load that."
         )
+    if not has_torch():
+        raise UnsupportedError(str(folder), "an adapter runs on torch", remedy="Install martlet[torch].")
     kept = {key: value for key, value in keywords.items() if key not in ("revision", "subfolder")}
-    loaded = AutoModelForCausalLM.from_pretrained(base, **{**kept, "backend": "torch"})
+    loaded = load(base, **kept)
     from martlet.adapters import PeftModel
 
     model, *info = loaded if isinstance(loaded, tuple) else (loaded,)

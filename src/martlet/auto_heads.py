@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from martlet.arch import Task
-from martlet.auto import as_config, torch_models
+from martlet.auto import adapter_of, as_config, torch_models, with_adapter
 from martlet.errors import ArgumentError
 from martlet.families import Config
 
@@ -107,6 +107,9 @@ def _builder(heads: Any, task: Task) -> Any:
 def _load(build: Any, name_or_path: Any, keywords: dict[str, Any], find_new: Any) -> Any:
     from martlet.modeling import load_model
 
+    adapter = adapter_of(name_or_path, keywords)
+    if adapter is not None:
+        return with_adapter(*adapter, keywords, lambda base, **kept: _load(build, base, kept, find_new))
     wants_info = keywords.pop("output_loading_info", False)
     keywords = {**keywords, "config": as_config(keywords.get("config"))}
     model = load_model(build, name_or_path, keywords, find_new)[1]

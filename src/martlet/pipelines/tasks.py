@@ -97,7 +97,7 @@ def pipeline(
         if name not in KNOWN:
             raise unknown_keyword("pipeline", name, [*KNOWN, *_own_keywords()])
     if isinstance(model, str | os.PathLike):
-        tokenizer = _load_tokenizer(model if tokenizer is None else tokenizer, loading)
+        tokenizer = _load_tokenizer(_with_tokenizer(model, loading) if tokenizer is None else tokenizer, loading)
         model = _load_model(model, device, loading)
     else:
         tokenizer = _load_tokenizer(_name_of(model) if tokenizer is None else tokenizer, loading)
@@ -130,7 +130,7 @@ def _forward_pipeline(
     file, class_name, door_name = FORWARD[task]
     kind = kind or getattr(import_module(f"martlet.pipelines.{file}"), class_name)
     if isinstance(model, str | os.PathLike):
-        tokenizer = _load_tokenizer(model if tokenizer is None else tokenizer, loading)
+        tokenizer = _load_tokenizer(_with_tokenizer(model, loading) if tokenizer is None else tokenizer, loading)
         if isinstance(loading.get("config"), str | os.PathLike):
             from martlet.auto import AutoConfig
 
@@ -180,6 +180,16 @@ def _load_tokenizer(tokenizer: Any, loading: Mapping[str, Any]) -> Any:
         return tokenizer
     shared = {**_of_hub(loading), **{name: loading[name] for name in ("gguf_file",) if name in loading}}
     return AutoTokenizer.from_pretrained(tokenizer, **{**shared, **own})
+
+
+def _with_tokenizer(name: Any, loading: Mapping[str, Any]) -> Any:
+    """Where a model's tokenizer lies: an adapter's with its base, unless one was saved beside the adapter."""
+    from martlet.auto import adapter_of
+
+    adapter = adapter_of(name, loading)
+    if adapter is None or any((adapter[0] / each).is_file() for each in ("tokenizer.json", "tokenizer_config.json")):
+        return name
+    return adapter[1]
 
 
 def _of_hub(loading: Mapping[str, Any]) -> dict[str, Any]:
