@@ -21,7 +21,7 @@ from torch import Tensor
 from martlet.adapters.config import HEADS, LoraConfig, TaskType
 from martlet.adapters.embeddings import LoraEmbedding, TrainedTokens
 from martlet.adapters.layers import LoraLinear, OwnCopy
-from martlet.adapters.tables import base_tables, fill_tables, tables_matter
+from martlet.adapters.tables import base_tables, fill_tables, has_other_ids
 from martlet.arch import tensors
 from martlet.errors import ArgumentError, HubError, UnsupportedError, WeightsError
 from martlet.formats import open_weights
@@ -165,8 +165,8 @@ def adapter_state(
                 stored[_key_of(names, f"{path}.{leaf}")] = value
     if config.bias != "none":
         stored |= _biases(model, names, config.bias)
-    if tables is True or (tables == "auto" and not tokens and tables_matter(model, name)):
-        stored |= base_tables(model, names)
+    if tables is True or (tables == "auto" and not tokens):
+        stored |= base_tables(model, names, None if tables is True or has_other_ids(model) else name)
     tensors_out = {f"{START}{key}": value.detach().cpu().contiguous() for key, value in stored.items()}
     changes = {
         "target_modules": _shortest(targets, model, names),

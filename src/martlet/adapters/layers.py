@@ -138,6 +138,24 @@ class LoraLinear(Merges):
             if magnitude is not None:
                 yield name, magnitude
 
+    @property
+    def merged_adapters(self) -> list[str]:
+        """Adapters that are in the base's weight."""
+        return [name for name in self.switch.merged if self.knows(name)]
+
+    @property
+    def merged(self) -> bool:
+        return bool(self.merged_adapters)
+
+    @property
+    def active_adapters(self) -> list[str]:
+        return list(self.switch.active)
+
+    @property
+    def disable_adapters(self) -> bool:
+        """Whether no adapter acts."""
+        return self.switch.is_disabled
+
     def get_base_layer(self) -> Any:
         """The layer inside, without adapters."""
         return self.base_layer

@@ -14,11 +14,9 @@ from martlet.formats.files import read_json
 from martlet.hub import open_snapshot
 
 
-def tables_matter(model: Any, name: str) -> bool:
-    """Whether adapter `name` is on the embeddings or the head, or the model has other ids than its checkpoint."""
+def has_other_ids(model: Any) -> bool:
+    """Whether a model has other ids than its checkpoint."""
     tables = _tables(model)
-    if any(isinstance(each, LoraLinear) and each.knows(name) for each in tables.values()):
-        return True
     base = getattr(model, "name_or_path", None)
     sizes = {len(each.weight) for each in tables.values()}
     if not base or not sizes:
@@ -33,10 +31,13 @@ def tables_matter(model: Any, name: str) -> bool:
     return size is not None and current is not None and size != current
 
 
-def base_tables(model: Any, names: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of embeddings and head by their keys in a file; those an adapter trains whole are its own already."""
+def base_tables(model: Any, names: Mapping[str, Any], adapter: str | None) -> dict[str, Tensor]:
+    """The weights of embeddings and head by their keys in a file; those an adapter trains whole are its own already.
+    With `adapter` those alone that it is on."""
     out: dict[str, Tensor] = {}
     for path, module in _tables(model).items():
+        if adapter is not None and not (isinstance(module, LoraLinear) and module.knows(adapter)):
+            continue
         if isinstance(module, LoraLinear):
             out[f"{_their_path(names, path)}.base_layer.weight"] = module.weight
         elif isinstance(module, nn.Linear | nn.Embedding):
