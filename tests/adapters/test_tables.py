@@ -54,7 +54,10 @@ def test_new_tokens_go_with_the_adapter_both_ways(tied, settings, tmp_path):
             for reader, kind in ((peft, peft.PeftModel), (martlet, PeftModel)):
                 read = kind.from_pretrained(resized(reader, base), tmp_path / library.__name__).eval()
                 atol = 1e-5 * want.abs().max().item()
-                torch.testing.assert_close(read(rows).logits, want, atol=atol, rtol=1e-4)
+                got = read(rows).logits
+                # PEFT leaves a head out that no adapter is on, if one is on the embeddings: its new rows are anybody's
+                known = 96 if library is peft and settings["target_modules"][-1] == "embed_tokens" else 99
+                torch.testing.assert_close(got[..., :known], want[..., :known], atol=atol, rtol=1e-4)
         folder = tmp_path / library.__name__
     with pytest.raises(WeightsError, match=r"resize_token_embeddings\(99\)|must be of shape"):
         PeftModel.from_pretrained(martlet.AutoModelForCausalLM.from_pretrained(base), folder)
