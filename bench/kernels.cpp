@@ -60,7 +60,7 @@ struct Rows {
   Buffer<float> x, rounded, scale, sum;
   Buffer<uint16_t> bf16;
   Buffer<int8_t> q8;
-  Buffer<int32_t> total, half;
+  Buffer<int32_t> total, half, minus;
   Activations in;
   Rows(const Kernels& kernels, int count, int k) {
     in.stride = (k + kBlock - 1) / kBlock * kBlock;
@@ -68,8 +68,11 @@ struct Rows {
     in.f32 = x.reserve(size), in.q8 = q8.reserve(size), in.sum = sum.reserve(size / kBlock);
     if (kernels.multiplies_bf16) in.bf16 = bf16.reserve(size);
     else in.rounded = rounded.reserve(size);
-    in.scale = scale.reserve(size / kBlock), in.total = total.reserve(size / kBlock);
-    in.half = half.reserve(size / kBlock);
+    in.scale = scale.reserve(size / kBlock), in.plane = size / kBlock;
+    if (kernels.sums_in_16)
+      in.total = total.reserve(in.plane), in.half = half.reserve(in.plane);
+    else
+      in.minus = minus.reserve(in.plane * kMinus);
     for (size_t i = 0; i < size; ++i) in.f32[i] = number();
     for (int r = 0; r < count; ++r) kernels.prepare(in.f32 + size_t(r) * size_t(in.stride), k, in, r, 0, in.stride / kBlock);
   }

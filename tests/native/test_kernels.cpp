@@ -61,9 +61,13 @@ std::vector<float> product(const Kernels& kernels, const Packed& w, const std::v
   std::vector<float> f32(size), rounded(size), scale(size / kBlock), sum(size / kBlock);
   std::vector<uint16_t> bf16(size);
   std::vector<int8_t> q8(size);
-  std::vector<int32_t> total(size / kBlock), half(size / kBlock);
+  std::vector<int32_t> total(size / kBlock), half(size / kBlock), minus(size / kBlock * kMinus);
   in.f32 = f32.data(), in.q8 = q8.data(), in.scale = scale.data(), in.sum = sum.data();
-  in.total = total.data(), in.half = half.data();
+  in.plane = scale.size();
+  if (kernels.sums_in_16)
+    in.total = total.data(), in.half = half.data();
+  else
+    in.minus = minus.data();
   if (kernels.multiplies_bf16)
     in.bf16 = bf16.data();
   else

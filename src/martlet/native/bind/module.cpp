@@ -137,9 +137,10 @@ struct BoundKernels {
     std::vector<float> f32(size), rounded(size), scale(size / kBlock), sum(scale.size());
     std::vector<uint16_t> bf16(size);
     std::vector<int8_t> q8(size);
-    std::vector<int32_t> total(scale.size()), half(scale.size());
+    std::vector<int32_t> total(scale.size()), half(scale.size()), minus(scale.size() * kMinus);
     in.f32 = f32.data(), in.bf16 = bf16.data(), in.rounded = rounded.data(), in.q8 = q8.data();
     in.scale = scale.data(), in.sum = sum.data(), in.total = total.data(), in.half = half.data();
+    in.minus = minus.data(), in.plane = scale.size();
     for (size_t r = 0; r < rows; ++r) {
       std::memcpy(in.f32 + r * size_t(in.stride), x.data() + r * size_t(m.k), size_t(m.k) * sizeof(float));
       k.prepare(x.data() + r * size_t(m.k), m.k, in, int(r), 0, in.stride / kBlock);

@@ -43,7 +43,7 @@ struct Inputs {
   Buffer<float> f32, rounded, scale, sum;
   Buffer<uint16_t> bf16;
   Buffer<int8_t> q8;
-  Buffer<int32_t> total, half;
+  Buffer<int32_t> total, half, minus;
 
   Activations reserve(int rows, int stride, const Forms& forms, const Kernels& k) {
     const size_t numbers = size_t(rows) * size_t(stride), blocks = size_t((rows + 3) / 4 * 4) * size_t(stride) / kBlock;
@@ -55,13 +55,16 @@ struct Inputs {
     if (forms.q8) {
       in.q8 = q8.reserve(blocks * kBlock);
       in.scale = scale.reserve(blocks), in.sum = sum.reserve(blocks);
-      in.total = total.reserve(blocks), in.half = half.reserve(blocks);
+      if (k.sums_in_16)
+        in.total = total.reserve(blocks), in.half = half.reserve(blocks);
+      else
+        in.minus = minus.reserve(blocks * kMinus), in.plane = blocks;
     }
     return in;
   }
   size_t bytes() const {
     return f32.bytes() + rounded.bytes() + scale.bytes() + sum.bytes() + bf16.bytes() + q8.bytes() + total.bytes() +
-           half.bytes();
+           half.bytes() + minus.bytes();
   }
 };
 

@@ -116,29 +116,39 @@ struct Iq4Xs : Iq4 {
 };
 
 // M rows of x from `row` on: block by block, four rows beside each other (see Activations).
-template <int M> struct Taken {
+template <class F, int M> struct Taken {
   static constexpr int kFours = (M + 3) / 4;
   const int8_t* q[kFours];
   const float *scale[kFours], *sum[kFours];
-  const int32_t *total[kFours], *half[kFours];
+  const int32_t* sums[2][kFours];  // of a block's q8 and its first half's; or what F's offset takes off, of each half
 
   INLINE Taken(const Activations& x, int row) {
+#ifdef MARTLET_SUMS_IN_16
+    const int32_t* const planes[2] = {x.total, x.half};
+#else
+    constexpr size_t which = F::offset == 16 ? 1 : F::offset == 128 ? 2 : F::offset == 32 ? 3 : 0;
+    static_assert(F::offset == 0 || F::offset == 8 || which > 0);
+    const int32_t* const planes[2] = {x.minus + which * x.plane, x.minus + (which + 1) * x.plane};
+#endif
     for (int i = 0; i < kFours; ++i) {
       size_t at = x.block_of(row + 4 * i, 0);
       q[i] = x.q8 + at * kBlock, scale[i] = x.scale + at, sum[i] = x.sum + at;
-      total[i] = x.total + at, half[i] = x.half + at;
+      sums[0][i] = planes[0] + at, sums[1][i] = planes[1] + at;
     }
   }
   INLINE void next() {
-    for (int i = 0; i < kFours; ++i) q[i] += 4 * kBlock, scale[i] += 4, sum[i] += 4, total[i] += 4, half[i] += 4;
+    for (int i = 0; i < kFours; ++i)
+      q[i] += 4 * kBlock, scale[i] += 4, sum[i] += 4, sums[0][i] += 4, sums[1][i] += 4;
   }
   INLINE const int8_t* quad(int m, int quad) const { return q[m / 4] + m % 4 * kBlock + 4 * quad; }
+  INLINE int32_t of_block(int m) const { return sums[0][m / 4][m % 4]; }
+  INLINE int32_t of_half(int m) const { return sums[1][m / 4][m % 4]; }
 };
 
 #ifdef MARTLET_SUMS_IN_16
 // Sums of products in 16 bits while they cannot overflow (128 times `largest`, two to a number), then in 32. Quants of
 // eight bits are taken without their offset, as size and sign: 128 * 127, two to a number, fits, and is widened at once.
-template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M>& x, i32 (&sums)[M]) {
+template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<F, M>& x, i32 (&sums)[M]) {
   if constexpr (F::largest > 63) {
     static_assert(F::offset == 128);
     for (int m = 0; m < M; ++m) sums[m] = iset1(0);
@@ -171,7 +181,7 @@ template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M
           sums[m] = is_first ? widened : iadd(sums[m], widened);
         } else {
           i32 widened = multiply_pairs(part[m], set1_i16(1));
-          sums[m] = iadd(is_first ? iset1(-F::offset * x.total[m / 4][m % 4]) : sums[m], widened);
+          sums[m] = iadd(is_first ? iset1(-F::offset * x.of_block(m)) : sums[m], widened);
         }
       }
     }
@@ -179,20 +189,18 @@ template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M
   if constexpr (F::halved) {
     static_assert(F::offset == 32);  // a pair of -16 * half, each times the scale
     for (int m = 0; m < M; ++m) {
-      int32_t half = x.half[m / 4][m % 4], rest = x.total[m / 4][m % 4] - half;
+      int32_t half = x.of_half(m), rest = x.of_block(m) - half;
       sums[m] = iadd(sums[m], iadd(multiply_pairs(set1_i16(-16 * half), scales[0]),
                                    multiply_pairs(set1_i16(-16 * rest), scales[1])));
     }
   }
 }
 #else
-template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M>& x, i32 (&sums)[M]) {
+template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<F, M>& x, i32 (&sums)[M]) {
   if constexpr (F::halved) {  // each half of the block has its own integer scale
     i32 second[M];
-    for (int m = 0; m < M; ++m) {
-      sums[m] = iset1(-F::offset * x.half[m / 4][m % 4]);
-      second[m] = iset1(-F::offset * (x.total[m / 4][m % 4] - x.half[m / 4][m % 4]));
-    }
+    static_assert(F::offset == 32);
+    for (int m = 0; m < M; ++m) sums[m] = iset1(x.of_block(m)), second[m] = iset1(x.of_half(m));
     F::quads(p, [&](int quad, u8 w) INLINED {
       for (int m = 0; m < M; ++m) {
         i32& sum = quad < 4 ? sums[m] : second[m];
@@ -202,7 +210,7 @@ template <class F, int M> INLINE void block_sums(const uint8_t* p, const Taken<M
     i32 scale1 = load_i8((const int8_t*)p + F::bytes), scale2 = load_i8((const int8_t*)p + F::bytes + 16);
     for (int m = 0; m < M; ++m) sums[m] = iadd(imul(sums[m], scale1), imul(second[m], scale2));
   } else {
-    for (int m = 0; m < M; ++m) sums[m] = iset1(-F::offset * x.total[m / 4][m % 4]);
+    for (int m = 0; m < M; ++m) sums[m] = iset1(F::offset ? x.of_block(m) : 0);
     F::quads(p, [&](int quad, u8 w) INLINED {
       for (int m = 0; m < M; ++m) sums[m] = dot(sums[m], w, x.quad(m, quad));
     });
@@ -215,7 +223,7 @@ template <class F, int M> struct Quantized {
   static constexpr int ahead = 1024;
 
   static INLINE void tile(const uint8_t* p, int k, const Activations& x, int row, float* y, size_t y_stride) {
-    Taken<M> rows(x, row);
+    Taken<F, M> rows(x, row);
     const int blocks = k / kBlock;
     f32 acc[M];
     for (int m = 0; m < M; ++m) acc[m] = zero();

@@ -38,7 +38,13 @@ void prepare(const float* x, int k, const Activations& out, int row, int block_b
     store_i8(out.q8 + block * kBlock, q_low), store_i8(out.q8 + block * kBlock + 16, q_high);
     float scale = largest_x / 127.0f + poison;
     int32_t half = isum(q_low), total = half + isum(q_high);
-    out.scale[block] = scale, out.half[block] = half, out.total[block] = total;
+    out.scale[block] = scale;
+    if (out.total) out.total[block] = total, out.half[block] = half;
+    if (out.minus) {
+      int32_t* minus = out.minus + block;
+      minus[0] = -8 * total, minus[out.plane] = -16 * total, minus[2 * out.plane] = -128 * total;
+      minus[3 * out.plane] = -32 * half, minus[4 * out.plane] = -32 * (total - half);
+    }
     out.sum[block] = scale * float(total);
   }
 }

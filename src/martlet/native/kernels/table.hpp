@@ -16,6 +16,8 @@ struct Matrix {
   size_t group_bytes() const { return size_t(k + info(kind).columns - 1) / info(kind).columns * info(kind).bytes; }
 };
 
+constexpr int kMinus = 5;  // offsets, see `minus`
+
 // Rows of activations, in the forms the matrices that read them ask for. Rows lie `stride` numbers apart, `stride` a
 // multiple of 32 and not below k; numbers from k on are zero. The 8-bit forms lie in blocks of 32, four rows side by side,
 // [row / 4][block][row % 4]: room for a multiple of four rows, and a product's first row is a multiple of four.
@@ -27,8 +29,12 @@ struct Activations {
   int8_t* q8 = nullptr;       // x = q8 * scale, a scale for each block of 32
   float* scale = nullptr;
   float* sum = nullptr;       // scale * total
-  int32_t* total = nullptr;   // sum of a block's q8
+  int32_t* total = nullptr;   // sum of a block's q8, where a set sums in 16 bits
   int32_t* half = nullptr;    // sum of its first 16
+  // Elsewhere what the offset of unsigned quants takes off a block's products, to be loaded as it is: -8, -16 and -128
+  // times the sum of its q8, -32 times that of its first 16 and of the others; kMinus planes, laid out as scale is.
+  int32_t* minus = nullptr;
+  size_t plane = 0;           // numbers of one
   size_t block_of(int row, int block) const {
     return (size_t(row / 4) * size_t(stride / kBlock) + size_t(block)) * 4 + size_t(row % 4);
   }
@@ -77,6 +83,7 @@ enum class NormKind : uint8_t { RMS, RMS_PLUS_ONE, LAYER };
 struct Kernels {
   const char* name;
   bool multiplies_bf16;  // which form BF16 matrices read
+  bool sums_in_16;       // which sums of q8 are read
   // y[row][16 * group ...] of rows row_begin..row_end; y_stride numbers between rows
   void (*matmul[kNumKinds])(const Matrix&, int group_begin, int group_end, const Activations&, int row_begin,
                             int row_end, float* y, size_t y_stride);
