@@ -281,7 +281,7 @@ def lengths(bench: Bench) -> str:
         "|---|---|---|---|---|",
     ]
     for size in sizes:
-        each = bench.compare(f"lengths {size}", path, Load((size,), 16), 1 if size > 4000 else 2, (), 0.2)
+        each = bench.compare(f"lengths {size}", path, Load((size,), 32), 3, (), 0.2)
         prefill, decode = each["martlet"]["prefill"], each["martlet"]["decode"]
         share = percent(each["share_of_peak"])
         lines.append(f"| {size:,} | {prefill:,.0f} | {1e3 / prefill:.3f} | {share} | {decode:,.1f} |")
@@ -297,7 +297,7 @@ def batches(bench: Bench) -> str:
         "|---|---|---|",
     ]
     for size in sizes:
-        each = bench.compare(f"batches {size}", path, Load((64,) * size, 16), 1 if size > 8 else 2, (), 0.2)
+        each = bench.compare(f"batches {size}", path, Load((64,) * size, 64), 3, (), 0.2)
         decode = each["martlet"]["decode"]
         lines.append(f"| {size} | {decode:,.1f} | {quotient(1e3 * size, decode)} |")
     return "\n".join(lines)
