@@ -14,7 +14,7 @@ from martlet.datasets.arguments import verb
 from martlet.datasets.encoding import array_of, inferred
 from martlet.datasets.features import Features, arrow_field, is_null
 from martlet.datasets.formatting import PLAIN, make_format
-from martlet.datasets.kinds import ClassLabel, LargeList, List, Value, walk
+from martlet.datasets.kinds import NO_LABEL, ClassLabel, LargeList, List, Value, walk
 from martlet.datasets.selection import Stacked
 from martlet.datasets.stored import Stored, fitted
 from martlet.errors import ArgumentError, FeatureError
@@ -234,7 +234,7 @@ def class_encode_column(self: Dataset, column: str, include_nulls: bool = False)
 
 @verb
 def align_labels_with_mapping(self: Dataset, label2id: dict[str, int], label_column: str) -> Dataset:
-    """The labels renumbered as a model has them: {name: number}, letter case ignored. -1, no label, stays."""
+    """The labels renumbered as a model has them: {name: number}, letter case ignored. -1 and -100, no label, stay."""
     kind = self.features[self._known(label_column)]
     label = kind.feature if isinstance(kind, List | LargeList) else kind
     if not isinstance(label, ClassLabel):
@@ -251,8 +251,8 @@ def align_labels_with_mapping(self: Dataset, label2id: dict[str, int], label_col
     def aligned(value: Any) -> Any:
         if value is None or isinstance(value, list):
             return None if value is None else [aligned(item) for item in value]
-        if value == -1:  # no label
-            return -1
+        if value in NO_LABEL:
+            return value
         if numbers[value] is None:
             raise FeatureError(
                 "align_labels_with_mapping()", f"the mapping lacks {', '.join(missing)}", found=repr(label)

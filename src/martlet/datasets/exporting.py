@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from martlet.datasets.arguments import verb
-from martlet.datasets.formatting import PLAIN, format_table
-from martlet.datasets.kinds import Json, LargeList, List, walk
+from martlet.datasets.formatting import PLAIN, format_table, whole_array
+from martlet.datasets.kinds import ArrayXD, Json, LargeList, List, walk
 from martlet.datasets.runner import LocalProcesses
 from martlet.datasets.tables import dict_maker
 from martlet.datasets.writing import TableJob, opened, parts_of, processes_of, write_texts
@@ -85,7 +85,9 @@ def _frame(dataset: Dataset | Blocks, table: pa.Table, **options: Any) -> Any:
     """A DataFrame of what is stored, JSON parsed."""
     frame = table.to_pandas(**options)
     for name, kind in dataset.features.items():
-        if any(isinstance(sub, Json) for sub in walk(kind)):
+        if isinstance(kind, ArrayXD) and name in frame:
+            frame[name] = frame[name].map(lambda row, dtype=kind.dtype: whole_array(row, dtype), na_action="ignore")
+        elif any(isinstance(sub, Json) for sub in walk(kind)):
             frame[name] = [_parsed(kind, value) for value in table.column(name).to_pylist()]
     return frame
 

@@ -68,8 +68,9 @@ class Features(dict[str, Any]):
     A `[kind]` is a `List(kind)`. Equal to Hugging Face's in JSON and in Arrow schemas.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__({name: _checked(name, kind) for name, kind in dict(*args, **kwargs).items()})
+    def __init__(*args: Any, **kwargs: Any) -> None:  # a column may be named "self"
+        self, *rest = args
+        dict.__init__(self, {name: _checked(name, kind) for name, kind in dict(*rest, **kwargs).items()})
 
     def __setitem__(self, name: str, kind: Any) -> None:
         super().__setitem__(name, _checked(name, kind))

@@ -133,7 +133,10 @@ def _raw(column: Any, kind: Any) -> Any:
         found = _block(array)
         if found is not None:
             return found
-        return [_row_array(row, kind) for row in array.to_pylist()]
+        rows = [_row_array(row, kind) for row in array.to_pylist()]
+        if isinstance(kind, ArrayXD) and kind.shape[0] is not None and array.null_count:
+            return np.stack(rows)  # as fractions, which a row of nothing but NaN is
+        return rows
     if _is_number(array.type) or pa.types.is_temporal(array.type):
         return array.to_numpy(zero_copy_only=False)
     values = array.to_pylist()
@@ -161,7 +164,9 @@ def _block(array: Any) -> np.ndarray[Any, Any] | None:
 
 def _row_array(row: Any, kind: Any) -> Any:
     if row is None:
-        return np.nan if isinstance(kind, ArrayXD) else None
+        if not isinstance(kind, ArrayXD):
+            return None
+        return np.nan if kind.shape[0] is None else np.full(kind.shape, np.nan)
     if isinstance(kind, ArrayXD):
         return np.asarray(row, dtype=kind.dtype)
     if any(isinstance(item, list | dict | type(None)) for item in row):
@@ -263,14 +268,15 @@ def _pandas(table: pa.Table, features: Mapping[str, Any]) -> Any:
     for name in table.column_names:
         kind = features[name]
         if isinstance(kind, ArrayXD):
-            frame[name] = frame[name].map(lambda row, dtype=kind.dtype: _deep(row, dtype), na_action="ignore")
+            frame[name] = frame[name].map(lambda row, dtype=kind.dtype: whole_array(row, dtype), na_action="ignore")
         elif decodes(kind):
             frame[name] = [decode(kind, value) for value in table.column(name).to_pylist()]
     return frame
 
 
-def _deep(row: Any, dtype: str) -> Any:
-    return np.asarray(row.tolist() if row.dtype != object else [_deep(sub, dtype) for sub in row], dtype=dtype)
+def whole_array(row: Any, dtype: str) -> Any:
+    """A row of an ArrayXD column, which pandas holds as arrays of arrays, as the one array it is."""
+    return np.asarray(row.tolist() if row.dtype != object else [whole_array(sub, dtype) for sub in row], dtype=dtype)
 
 
 def _polars(table: pa.Table) -> Any:

@@ -53,10 +53,8 @@ class Image:
             if value.get("bytes") is not None or path is not None:
                 return {"path": path, "bytes": value.get("bytes")}
         elif type(value).__module__.split(".")[0] == "PIL":
-            filename = getattr(value, "filename", "")
-            if filename and os.path.isfile(filename):
-                return {"path": filename, "bytes": None}
-            return {"path": None, "bytes": _picture_bytes(value)}
+            source = _source_of(value)
+            return {"path": None, "bytes": _picture_bytes(value)} if source is None else source
         raise FeatureError("Image", "takes a path, bytes, an array or a PIL image", found=repr(value)[:80])
 
     def decode_example(self, value: Any) -> Any:
@@ -73,6 +71,9 @@ class Image:
             with open_file(source) as file:
                 picture = pil.open(file)
                 picture.load()
+            if isinstance(source, str):
+                picture.filename = source
+            picture.martlet_source = value
         except (OSError, pil.DecompressionBombError) as problem:
             raise FeatureError("Image", f"{value['path'] or 'the bytes'} cannot be decoded", found=problem) from problem
         if picture.getexif().get(0x0112) is not None:
@@ -125,6 +126,19 @@ def _pillow() -> Any:
     except ImportError as problem:
         raise MissingDependencyError("Image", "needs Pillow", remedy="pip install pillow") from problem
     return PIL.Image
+
+
+def _source_of(picture: Any) -> dict[str, Any] | None:
+    """The file or bytes that a picture was read from, if it still shows what they do."""
+    filename = getattr(picture, "filename", "")
+    source = {"path": filename, "bytes": None} if filename and os.path.isfile(filename) else None
+    source = getattr(picture, "martlet_source", None) or source
+    if source is None or getattr(picture, "tile", None):  # tiles: not loaded yet, so not drawn upon either
+        return source
+    with open_file(source["path"] if source["bytes"] is None else io.BytesIO(source["bytes"])) as file:
+        fresh = _pillow().open(file)
+        same = (fresh.mode, fresh.size) == (picture.mode, picture.size) and fresh.tobytes() == picture.tobytes()
+    return source if same else None
 
 
 def _picture_bytes(picture: Any) -> bytes:

@@ -20,6 +20,8 @@ from martlet.errors import ArgumentError, FeatureError
 # so that files are read by Hugging Face's library as its own, and both libraries live in one process.
 EXTENSION_NAME, EXTENSION_DATA = b"ARROW:extension:name", b"ARROW:extension:metadata"
 
+NO_LABEL = (-1, -100)  # not known; one that no loss counts
+
 
 @dataclass(repr=False)
 class Value:
@@ -131,11 +133,11 @@ class ClassLabel:
         return self._names[number]
 
     def encode_example(self, value: Any) -> int:
-        """The number: names become numbers. FeatureError for one outside -1 .. num_classes - 1."""
+        """The number: names become numbers. FeatureError outside 0 .. num_classes - 1; -1 and -100 are no label."""
         number = self._number(value) if isinstance(value, str) else value
         if isinstance(number, float | np.floating) and number % 1:
             raise FeatureError("ClassLabel", "the numbers are whole", found=number)
-        if not -1 <= number < self.num_classes:
+        if not 0 <= number < self.num_classes and number not in NO_LABEL:
             raise FeatureError("ClassLabel", f"the numbers are -1 to {self.num_classes - 1}", found=number)
         return int(number)
 
