@@ -90,3 +90,19 @@ def test_a_picture_that_was_drawn_upon_is_written_anew_and_one_that_was_not_is_k
     assert stored(ds.map(lambda row: {**row})) == given
     assert ds.map(drawn)[0]["i"].getpixel((0, 0)) == (1, 2, 3)
     assert ds[0]["i"].getpixel((0, 0)) != (1, 2, 3)
+
+
+@BOTH
+def test_files_in_lists_and_structs_are_embedded(lib: Any, photo: str) -> None:
+    features = lib.Features({"many": lib.List(lib.Image()), "in": {"one": lib.Image(), "n": lib.Value("int64")}})
+    rows = {"many": [[photo, photo], None], "in": [{"one": photo, "n": 1}, {"one": None, "n": 2}]}
+    table = lib.Dataset.from_dict(rows, features=features).with_format("arrow")[:]
+    made = lib.table.embed_table_storage(table).to_pylist()
+    whole = {"bytes": Path(photo).read_bytes(), "path": "photo.jpg"}
+    assert [row["many"] for row in made] == [[whole, whole], None]
+    assert [row["in"] for row in made] == [{"one": whole, "n": 1}, {"one": None, "n": 2}]
+
+
+@BOTH
+def test_a_version_has_the_hash_of_the_text_it_equals(lib: Any) -> None:
+    assert lib.Version("1.0.0") == "1.0.0" and hash(lib.Version("1.0.0")) == hash("1.0.0")

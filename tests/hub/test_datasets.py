@@ -171,3 +171,17 @@ raw = made.cast_column("image", Image(decode=False))[0]["image"]
 answer([made[0]["image"].size, raw["bytes"] == open({str(tmp_path / "a.png")!r}, "rb").read(), raw["path"]])
 """
     assert run(code) == [[3, 2], True, "a.png"]
+
+
+@pytest.mark.parametrize("kind", ["ds", "ds.to_iterable_dataset()"])
+def test_pictures_in_lists_are_sent_with_their_bytes(hub, run, tmp_path, kind):
+    picture = pytest.importorskip("PIL.Image").new("RGB", (2, 3), (9, 8, 7))
+    picture.save(tmp_path / "a.png")
+    code = f"""
+ds = Dataset.from_dict({{"i": [[{str(tmp_path / "a.png")!r}]]}}, features=Features({{"i": List(Image())}}))
+{kind}.push_to_hub("me/pictures", split="train")
+import os; os.remove({str(tmp_path / "a.png")!r})
+(row,) = load_dataset("me/pictures", split="train")
+answer([row["i"][0].size, row["i"][0].getpixel((0, 0))])
+"""
+    assert run(code) == [[2, 3], [9, 8, 7]]

@@ -131,8 +131,9 @@ def _pillow() -> Any:
 def _source_of(picture: Any) -> dict[str, Any] | None:
     """The file or bytes that a picture was read from, if it still shows what they do."""
     filename = getattr(picture, "filename", "")
-    source = {"path": filename, "bytes": None} if filename and os.path.isfile(filename) else None
-    source = getattr(picture, "martlet_source", None) or source
+    source: dict[str, Any] | None = getattr(picture, "martlet_source", None)
+    if source is None and filename and os.path.isfile(filename):
+        source = {"path": filename, "bytes": None}
     if source is None or getattr(picture, "tile", None):  # tiles: not loaded yet, so not drawn upon either
         return source
     with open_file(source["path"] if source["bytes"] is None else io.BytesIO(source["bytes"])) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from martlet.datasets.arguments import verb
 from martlet.datasets.audio import Audio
 from martlet.datasets.card import features_to_card
 from martlet.datasets.features import Features, changed
-from martlet.datasets.image import Image
+from martlet.datasets.image import Image, open_file
+from martlet.datasets.kinds import LargeList, List, walk
 from martlet.errors import ArgumentError, HubError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -140,7 +142,7 @@ def _shards(
         name = f"{top}/{split}-{number:05d}-of-{count:05d}.parquet"
         path = folder / f"{split}-{number}.parquet"
         part = dataset.shard(num_shards=count, index=number, contiguous=True) if count > 1 else dataset
-        if embeds and any(isinstance(kind, (Image, Audio)) for kind in part.features.values()):
+        if embeds and any(map(_has_files, part.features.values())):
             part = _embedded(part)
         part.to_parquet(str(path))
         made[name] = path
@@ -156,7 +158,7 @@ def _stream_shards(
     from martlet.datasets.streams.blocks import Blocks
     from martlet.datasets.streams.reading import fitted_to
 
-    if stream.features is not None and any(isinstance(kind, (Image, Audio)) for kind in stream.features.values()):
+    if stream.features is not None and any(map(_has_files, stream.features.values())):
         stream = stream.decode(False)  # as they are in the files, not written anew
     whole = Blocks(stream)
     features, paths, num_bytes, num_rows = whole.features, list[Path](), 0, 0
@@ -199,18 +201,30 @@ def _embedded(dataset: Any) -> Any:
 
 def filled(table: pa.Table, features: Features) -> pa.Table:
     """The table with the bytes of the files that its pictures and sounds are paths of."""
-    for name in [name for name, kind in features.items() if isinstance(kind, (Image, Audio))]:
-        values = [_with_bytes(value) for value in table.column(name).to_pylist()]
+    for name in [name for name, kind in features.items() if _has_files(kind)]:
+        values = [_with_bytes(features[name], value) for value in table.column(name).to_pylist()]
         column = pa.array(values, table.schema.field(name).type)
         table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
     return table
 
 
-def _with_bytes(value: Any) -> Any:
-    if value is None or value["bytes"] is not None or value["path"] is None:
+def _has_files(kind: Any) -> bool:
+    """Whether values of the kind, or what is in them, may be files."""
+    return any(isinstance(sub, Image | Audio) for sub in walk(kind))
+
+
+def _with_bytes(kind: Any, value: Any) -> Any:
+    """The value with the bytes of files, at any depth."""
+    if value is None or not _has_files(kind):
         return value
-    path = Path(value["path"])
-    return {**value, "bytes": path.read_bytes(), "path": path.name}
+    if isinstance(kind, dict):
+        return {name: _with_bytes(kind[name], sub) for name, sub in value.items()}
+    if isinstance(kind, List | LargeList):
+        return [_with_bytes(kind.feature, item) for item in value]
+    if value["bytes"] is not None or value["path"] is None:
+        return value
+    with open_file(value["path"]) as file:
+        return {**value, "bytes": file.read(), "path": os.path.basename(value["path"].partition("::")[0])}
 
 
 def _current_card(api: Any, repo_id: str, revision: str | None) -> str:

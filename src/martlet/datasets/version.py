@@ -38,7 +38,7 @@ class Version:
         return self.tuple < self._other(other)
 
     def __hash__(self) -> int:
-        return hash(self.tuple)
+        return hash(".".join(map(str, self.tuple)))  # that of the text it is equal to
 
     def __repr__(self) -> str:
         return self.version_str
