@@ -58,17 +58,23 @@ class _AutoPeft:
         config = config or LoraConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         if not config.base_model_name_or_path:
             raise ConfigError(str(pretrained_model_name_or_path), "base_model_name_or_path must name the base model")
-        if config.task_type is not None and cls.task is not None and config.task_type != cls.task:
+        door = cls._door_for(config, str(pretrained_model_name_or_path))
+        given = {**keywords, "revision": config.revision} if config.revision else dict(keywords)
+        given.pop("subfolder", None)
+        base = getattr(martlet, door).from_pretrained(config.base_model_name_or_path, **given)
+        return PeftModel.from_pretrained(
+            base, pretrained_model_name_or_path, adapter_name, is_trainable, config=config, **hub
+        )
+
+    @classmethod
+    def _door_for(cls, config: LoraConfig, name: str) -> str:
+        """The class of ours that loads the base."""
+        if config.task_type is not None and config.task_type != cls.task:
             raise ArgumentError(
                 cls.__name__, f"is for adapters of {cls.task}", found=config.task_type,
                 remedy="Is another of the AutoPeftModel classes meant?",
             )  # fmt: skip
-        given = {**keywords, "revision": config.revision} if config.revision else dict(keywords)
-        given.pop("subfolder", None)
-        base = getattr(martlet, cls.door).from_pretrained(config.base_model_name_or_path, **given)
-        return PeftModel.from_pretrained(
-            base, pretrained_model_name_or_path, adapter_name, is_trainable, config=config, **hub
-        )
+        return cls.door
 
 
 class AutoPeftModelForCausalLM(_AutoPeft):
@@ -111,28 +117,18 @@ _BY_TASK: tuple[Any, ...] = (
 
 
 class AutoPeftModel(_AutoPeft):
-    """Models with adapters whose config says what they are for."""
+    """Models with adapters whose config says what they are for: as the class of its `task_type`.
+
+    ConfigError for an adapter that names none.
+    """
 
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        adapter_name: str = "default",
-        is_trainable: bool = False,
-        config: LoraConfig | None = None,
-        **keywords: Any,
-    ) -> PeftModel:
-        """As the class of the adapter's `task_type`; ConfigError for an adapter that names none."""
-        hub = {name: keywords[name] for name in HUB if name in keywords}
-        config = config or LoraConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+    def _door_for(cls, config: LoraConfig, name: str) -> str:
         for each in _BY_TASK:
             if each.task == config.task_type:
-                made: PeftModel = each.from_pretrained(
-                    pretrained_model_name_or_path, adapter_name, is_trainable, config, **keywords
-                )
-                return made
+                return str(each.door)
         raise ConfigError(
-            str(pretrained_model_name_or_path), "task_type must say what the base is for", found=config.task_type,
+            name, "task_type must say what the base is for", found=config.task_type,
             remedy="Use the class that names the task, as AutoPeftModelForCausalLM.",
         )  # fmt: skip
 
